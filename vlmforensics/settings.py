@@ -1,0 +1,126 @@
+"""Settings: one frozen value, merged from defaults, a TOML file, ``VLMF_*`` variables and arguments, in that order.
+
+Unknown keys are errors. The digest of the settings that can change a verdict goes into every record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from vlmforensics.errors import SettingsError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, with units.
+
+    Attributes:
+        cache: folder for weights; ``VLMF_HOME`` overrides.
+        offline: never touch the network; a needed download is an error.
+        model: backbone name, checkpoint folder or ``http(s)://…/v1``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        threads: CPU threads of the networks; 0 = as torch chooses.
+        alpha: bound on the share of real pictures called synthetic or tampered, in (0, 0.5).
+        calibration: JSON file that replaces the shipped calibration, or None.
+        seed: of every random choice.
+        max_bytes, max_pixels, max_side, max_frames, max_aspect: limits checked before decoding.
+        decode_seconds, decode_bytes: limits of the decoding process (wall seconds, address space in bytes).
+        sandbox: decode in a separate process.
+        max_new_tokens: of an explanation or an answer.
+        remote_enabled: pictures may be sent to a remote backbone.
+        allow_plugins: load third-party evidence sources from entry points.
+    """
+
+    cache: Path = Path()
+    offline: bool = False
+    model: str = "compact"
+    device: str = "auto"
+    threads: int = 0
+    alpha: float = 0.01
+    calibration: Path | None = None
+    seed: int = 0
+    max_bytes: int = 50 * MIB
+    max_pixels: int = 100_000_000
+    max_side: int = 20_000
+    max_frames: int = 256
+    max_aspect: float = 50.0
+    decode_seconds: float = 30.0
+    decode_bytes: int = 4096 * MIB
+    sandbox: bool = True
+    max_new_tokens: int = 160
+    remote_enabled: bool = False
+    allow_plugins: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 0.5:
+            raise SettingsError(f"alpha must lie between 0 and 0.5, not {self.alpha}")
+        for name in ("max_bytes", "max_pixels", "max_side", "max_frames", "decode_seconds", "max_new_tokens"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the settings that can change a verdict (limits, seed, alpha; not paths, device or threads)."""
+        ignored = {"cache", "offline", "device", "threads", "calibration", "model", "remote_enabled"}
+        kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ignored}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+_PARSERS = {"bool": lambda text: text.strip().lower() in {"1", "true", "yes", "on"}, "int": int, "float": float, "str": str}
+
+
+def _parse(name: str, type_name: str, value: object) -> object:
+    """Convert ``value`` to the field's type; a value of another kind is an error, never coerced silently."""
+    if type_name.startswith("Path"):
+        return Path(str(value)).expanduser()
+    try:
+        if isinstance(value, str):
+            return _PARSERS[type_name](value)
+        if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    except ValueError as error:
+        raise SettingsError(f"setting {name}: {value!r} is not a {type_name}") from error
+    if type(value).__name__ != type_name:
+        raise SettingsError(f"setting {name}: {value!r} is not a {type_name}")
+    return value
+
+
+def load_settings(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, **arguments: Any
+) -> Settings:
+    """Merge defaults, ``file`` (TOML), ``VLMF_NAME`` variables and arguments that are not None.
+
+    Raises:
+        SettingsError: unknown key, wrong type or value, unreadable file.
+    """
+    environ = os.environ if environ is None else environ
+    types = {f.name: str(f.type) for f in fields(Settings)}
+    merged: dict[str, object] = {}
+    if file is not None:
+        try:
+            merged.update(tomllib.loads(file.read_text(encoding="utf-8")))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"can't read settings from {file}: {error}") from error
+    for key, text in environ.items():
+        if key.startswith("VLMF_") and key != "VLMF_HOME":
+            merged[key.removeprefix("VLMF_").lower()] = text
+    merged.update({key: value for key, value in arguments.items() if value is not None})
+    unknown = sorted(set(merged) - set(types))
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}; known: {', '.join(sorted(types))}")
+    values: dict[str, Any] = {name: _parse(name, types[name], value) for name, value in merged.items()}
+    if "cache" not in values:
+        home = environ.get("VLMF_HOME")
+        values["cache"] = Path(home).expanduser() if home else user_cache_path("vlmforensics")
+    return replace(Settings(), **values)
