@@ -317,11 +317,22 @@ class Explanation:
     replaced: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Answer:
+    """A reply to a follow-up question about a report; it never re-judges. ``cited`` holds evidence ids."""
+
+    question: str
+    text: str
+    cited: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
 class Report:
     """Everything said about one case; ``vlmforensics.report`` turns it into a record, a page or a file.
 
-    ``case`` and pixel-sized arrays live only as long as the report object; the record keeps neither.
+    Only ``explanation`` and ``conversation`` are filled in later, by the assistant. ``case`` and pixel-sized arrays
+    live only as long as the report object; the record keeps neither. ``look`` is the backbone's private state, from
+    which the explanation continues.
     """
 
     case: CaseImage
@@ -331,7 +342,9 @@ class Report:
     model: ModelInfo
     failures: tuple[SourceFailure, ...] = ()
     explanation: Explanation | None = None
+    conversation: tuple[Answer, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
+    look: Any = field(default=None, repr=False)
 
     @property
     def file(self) -> str:
