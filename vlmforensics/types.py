@@ -293,13 +293,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which weights spoke: all digests are lower-case SHA-256 hex."""
+    """Which weights spoke: all digests are lower-case SHA-256 hex.
+
+    ``weights_sha256`` stands for all networks together; ``parts`` names each with its own digest.
+    """
 
     name: str
     version: str
     weights_sha256: str
     calibration_sha256: str = ""
     settings_sha256: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
