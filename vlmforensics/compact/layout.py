@@ -13,7 +13,7 @@ FEATURE_LAYERS = (4, 8, 10, 12)
 
 Middle layers carry more about generation than the last one, so the projector gets both.
 """
-CLS_LAYER = 12
+CLS_LAYER = 8
 """Language-model layers below the label head; the narrator owns those above."""
 TOWER_WIDTH = 384
 LANGUAGE_WIDTH = 576

@@ -1,0 +1,151 @@
+"""Put the compact model together: base weights from the cache, seeded or shipped weights of ours on top."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmforensics import weights
+from vlmforensics.compact import layout
+from vlmforensics.compact.heads import LabelHead
+from vlmforensics.compact.tokens import Tokens
+from vlmforensics.compact.tower import Tower
+from vlmforensics.errors import WeightsCorrupt
+from vlmforensics.settings import Settings
+from vlmforensics.vlm.devices import pick_device, use_threads
+from vlmforensics.weights import Progress
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(eq=False)
+class CompactParts:
+    """The assembled model.
+
+    Attributes:
+        model: ``LlavaForConditionalGeneration`` (or peft's wrapper around it), float32, eval mode.
+        tokenizer: with ``<image>``, ``[CLS]``, ``[SEG]`` as single tokens.
+        tokens: ids and prompt building.
+        tower: the model's own vision tower.
+        head: the label head.
+        device: where everything lives.
+        base_digest: identifies the base weights (see ``weights.ModelPin.digest``).
+        lock: held around every forward pass.
+    """
+
+    model: Any
+    tokenizer: Any
+    tokens: Tokens
+    tower: Tower
+    head: LabelHead
+    device: torch.device
+    base_digest: str
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+def build_base(
+    settings: Settings | None = None, *, seed: int = 0, progress: Progress | None = None
+) -> CompactParts:
+    """The model with base weights and a seeded projector and label head: where training starts.
+
+    Fetches, checks and converts the base weights where the cache lacks them.
+
+    Raises:
+        WeightsUnavailable, WeightsCorrupt: see ``weights.pull``.
+    """
+    folder = weights.pull("compact", settings, progress)
+    use_threads(settings)
+    device = pick_device(settings)
+    model, tokenizer = load_base_folder(folder)
+    model.to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = LabelHead().to(device).eval()
+    lock = threading.RLock()
+    return CompactParts(
+        model=model,
+        tokenizer=tokenizer,
+        tokens=Tokens.of(tokenizer, model.config.image_token_id),
+        tower=Tower(model.model.vision_tower, device, lock),
+        head=head,
+        device=device,
+        base_digest=weights.pin_of("compact").digest,
+        lock=lock,
+    )
+
+
+def load_base_folder(folder: Path) -> tuple[Any, Any]:
+    """Model (float32, eval) and tokenizer from a converted folder; every tensor must be accounted for.
+
+    float32 on every device: the model is small, and half precision is hundreds of times slower on older CPUs.
+    """
+    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    odd = {name: sorted(map(str, found)) for name, found in report.items() if found}
+    if odd:
+        raise WeightsCorrupt(f"the converted base model does not fit its configuration: {odd}")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def adapter_config(
+    tokens: Tokens,
+    *,
+    rank: int = 16,
+    alpha: int = 32,
+    dropout: float = 0.0,
+    layers: Sequence[int] = range(layout.CLS_LAYER),
+    projections: Sequence[str] = PROJECTIONS,
+) -> Any:
+    """A peft ``LoraConfig`` for the language model alone, with the rows of ``[CLS]`` and ``[SEG]`` trainable.
+
+    Args:
+        tokens: for the ids of the two rows.
+        rank, alpha, dropout: of LoRA.
+        layers: decoder layers that get one: 0..11 serve the label head, 12..29 the narrator.
+        projections: module names inside the attention (or ``gate_proj``, ``up_proj``, ``down_proj``).
+
+    References:
+        Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models.
+    """
+    from peft import LoraConfig
+
+    numbers = "|".join(str(layer) for layer in sorted(layers))
+    names = "|".join(projections)
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        bias="none",
+        # A full match: the bare suffix would also hit the vision tower's projections.
+        target_modules=rf"model\.language_model\.layers\.({numbers})\.(self_attn|mlp)\.({names})",
+        trainable_token_indices={"embed_tokens": [tokens.cls, tokens.seg]},
+    )
+
+
+def add_adapter(parts: CompactParts, config: Any = None) -> Any:
+    """Wrap ``parts.model`` with a fresh adapter (zero effect until trained); returns and stores peft's model."""
+    from peft import get_peft_model
+
+    parts.model = get_peft_model(parts.model, config or adapter_config(parts.tokens))
+    return parts.model
