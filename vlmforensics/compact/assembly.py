@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,10 +63,12 @@ def build_base(
     use_threads(settings)
     device = pick_device(settings)
     model, tokenizer = load_base_folder(folder)
-    model.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = LabelHead().to(device).eval()
+        seed_projector(model.model.multi_modal_projector)
+        head = LabelHead().eval()
+    model.to(device)
+    head.to(device)
     lock = threading.RLock()
     return CompactParts(
         model=model,
@@ -77,6 +80,23 @@ def build_base(
         base_digest=weights.pin_of("compact").digest,
         lock=lock,
     )
+
+
+def seed_projector(projector: Any) -> None:
+    """Initialise the stock projector from torch's current seed, so that training starts in range.
+
+    The four tower layers differ forty-fold in scale, and the last would drown the middle ones, where the traces of
+    generation are; each layer's columns are divided by its scale. The output starts at the scale of word embeddings.
+    """
+    first, second = projector.linear_1, projector.linear_2
+    scales = torch.tensor(layout.FEATURE_SCALES).repeat_interleave(layout.TOWER_WIDTH)
+    with torch.no_grad():
+        first.weight.copy_(torch.randn_like(first.weight) / math.sqrt(first.in_features) / scales)
+        first.bias.zero_()
+        gelu_scale = 0.65  # root mean square of GELU of a standard normal number
+        second.weight.copy_(torch.randn_like(second.weight) * layout.EMBEDDING_SCALE)
+        second.weight.div_(gelu_scale * math.sqrt(second.in_features))
+        second.bias.zero_()
 
 
 def load_base_folder(folder: Path) -> tuple[Any, Any]:

@@ -13,6 +13,10 @@ FEATURE_LAYERS = (4, 8, 10, 12)
 
 Middle layers carry more about generation than the last one, so the projector gets both.
 """
+FEATURE_SCALES = (0.05, 0.14, 0.32, 2.1)
+"""Root mean square of those layers' features on photographs: what the projector's initialisation divides by."""
+EMBEDDING_SCALE = 0.14
+"""Standard deviation of the language model's word embeddings, which projected picture tokens start with."""
 CLS_LAYER = 8
 """Language-model layers below the label head; the narrator owns those above."""
 TOWER_WIDTH = 384
