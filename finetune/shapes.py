@@ -1,7 +1,7 @@
 """Seeded soft masks for made tampering: free shapes, superpixels, brush strokes and face ovals.
 
-Every function takes a picture size in pixels and a generator, and returns float32 (H, W), 1 = inside, 0 = not.
-Masks from ``draw`` never touch the outermost pixels: a boundary that is cut by the frame leaves no trace there.
+Every function takes a picture size in pixels and a generator, and returns float32 (H, W), 1 = inside.
+Masks from ``draw`` never touch the outermost pixels: a boundary cut by the frame leaves no trace there.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _KIND_WEIGHTS = {
     "colour": 0.06,
 }
 _LEAST_CHANGE = 1.0
-"""Mean absolute change inside (or outside) the mask, in grey levels, under which nothing was tampered with."""
+"""Mean absolute change inside (or outside) the mask, in grey levels, that counts as tampering."""
 
 
 @dataclass(frozen=True, eq=False)
