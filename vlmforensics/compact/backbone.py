@@ -1,0 +1,168 @@
+"""The compact model as a ``Backbone``: one prefill gives the label, the mask prompt and the start of the narration."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmforensics.compact import layout
+from vlmforensics.compact.assembly import CompactParts
+from vlmforensics.compact.forward import core_of, embed, pad_prompts, state_at, trunk_states
+from vlmforensics.compact.tower import Tower, join, normalise, run_tower, squash
+from vlmforensics.errors import Defect
+from vlmforensics.types import Pixels
+from vlmforensics.vlm.base import LABEL_HEAD, SEG, TEXT, Look
+from vlmforensics.vlm.decoding import PieceDecoder, split_prefix, stream_greedily, without_leading
+
+MICRO_BATCH = 8
+"""Pictures that go through the network together; more gains nothing on a CPU and costs memory."""
+
+
+@dataclass(eq=False)
+class _Prefill:
+    """What a narration continues from: keys and values of the look's prompt, and which backbone made them."""
+
+    cache: Any
+    owner: object
+
+
+class CompactBackbone:
+    """See ``vlm.base.Backbone``.
+
+    Args:
+        parts: the assembled model.
+        version: of the shipped weights.
+        weights_sha256: digest over base and shipped weights.
+    """
+
+    name = "compact"
+    capabilities = frozenset({LABEL_HEAD, SEG, TEXT})
+
+    def __init__(self, parts: CompactParts, version: str, weights_sha256: str) -> None:
+        self.parts = parts
+        self.version = version
+        self.weights_sha256 = weights_sha256
+
+    @property
+    def tower(self) -> Tower:
+        """The vision tower, for other witnesses; shares module and lock."""
+        return self.parts.tower
+
+    def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
+        """Look at one picture; see ``Backbone.look``."""
+        return self._look([pixels], [hints], for_text=for_text)[0]
+
+    def look_many(
+        self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool = False
+    ) -> list[Look]:
+        """Look at several pictures; see ``Backbone.look_many``."""
+        if len(batch) != len(hints):
+            raise Defect(f"{len(batch)} pictures but {len(hints)} lists of hints")
+        looks: list[Look] = []
+        for start in range(0, len(batch), MICRO_BATCH):
+            end = start + MICRO_BATCH
+            looks += self._look(batch[start:end], hints[start:end], for_text=for_text)
+        return looks
+
+    def _look(
+        self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool
+    ) -> list[Look]:
+        parts, tokens = self.parts, self.parts.tokens
+        squares = [squash(pixels) for pixels in batch]
+        prompts = [tokens.look(sentences) for sentences in hints]
+        # Padding stands on the right, where a causal model can't see it: no attention mask is needed.
+        ids = pad_prompts(prompts, tokens)[0].to(parts.device)
+        with parts.lock, torch.inference_mode():
+            streams = run_tower(parts.tower.module, normalise(squares, parts.device), layout.FEATURE_LAYERS)
+            embeddings = embed(parts.model, join(streams), ids)
+            states, cache = self._run(embeddings) if for_text else (trunk_states(parts.model, embeddings, None), None)
+            log_probs = parts.head.log_probs(state_at(states, ids, tokens.cls)).cpu().double()
+            seg = state_at(states, ids, tokens.seg).float().cpu().numpy()
+        looks = []
+        for row, prompt in enumerate(prompts):
+            real, synthetic, tampered = (float(value) for value in torch.log_softmax(log_probs[row], -1))
+            patches = {
+                layer: stream[row, 1:].float().cpu().numpy().reshape(layout.GRID, layout.GRID, -1)
+                for layer, stream in streams.items()
+            }
+            state = _Prefill(_row_of(cache, row, len(prompt)), self) if cache is not None else None
+            looks.append(Look((real, synthetic, tampered), np.ascontiguousarray(seg[row]), patches, state))
+        return looks
+
+    def _run(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The whole language model: hidden states at the label head's layer, and the KV cache of every layer."""
+        from transformers import DynamicCache
+
+        language = core_of(self.parts.model).model.language_model
+        cache = DynamicCache(config=language.config)
+        with _tapped(language.layers[layout.CLS_LAYER]) as seen:
+            language(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+        return seen[0], cache
+
+    def narrate(
+        self,
+        look: Look,
+        instruction: str,
+        *,
+        prefix: str = "",
+        max_new_tokens: int = 160,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[str]:
+        """Stream a reply that continues from ``look``; see ``Backbone.narrate``.
+
+        The look's cache is copied, so several narrations may follow one look, and two may run in turn.
+        """
+        if not isinstance(look.state, _Prefill) or look.state.owner is not self:
+            raise Defect("narrate needs a look of this backbone made with for_text=True")
+        tokens = self.parts.tokens
+        bare, spaces = split_prefix(prefix)
+        cache = copy.deepcopy(look.state.cache)
+        core = core_of(self.parts.model)
+
+        def step(ids: Sequence[int]) -> torch.Tensor:
+            with self.parts.lock, torch.inference_mode():
+                fed = torch.tensor([list(ids)], device=self.parts.device)
+                output = core.model.language_model(
+                    inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
+                )
+                logits: torch.Tensor = core.lm_head(output.last_hidden_state[:, -1])[0].float().cpu()
+            return logits
+
+        pieces = stream_greedily(
+            step,
+            tokens.instruct(instruction, bare),
+            PieceDecoder(tokens.tokenizer, tokens.text(bare)),
+            ends=(tokens.turn_end, tokens.pad),
+            banned=tokens.control,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+        )
+        return without_leading(pieces, spaces)
+
+
+def _row_of(cache: Any, row: int, length: int) -> Any:
+    """The keys and values of one row without its padding, as a cache of its own."""
+    from transformers import DynamicCache
+
+    own = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        keys, values = (kept[row : row + 1, :, :length].clone() for kept in (layer.keys, layer.values))
+        own.update(keys, values, index)
+    return own
+
+
+@contextmanager
+def _tapped(module: Any) -> Iterator[list[torch.Tensor]]:
+    """Collect what ``module`` is given as its first argument during the block."""
+    seen: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -1,0 +1,115 @@
+"""Greedy decoding, one token at a time, with text that comes out in whole characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+REPLACEMENT = "�"
+Step = Callable[[Sequence[int]], torch.Tensor]
+"""Feeds token ids to the model after all that it has seen; returns the logits (V,) of the next token."""
+
+
+class PieceDecoder:
+    """Turns a growing list of token ids into pieces of text.
+
+    A token may be half a UTF-8 character, and whether it begins with a space depends on its neighbours, so each piece
+    is the difference of two decodings that share their beginning; half characters are held back.
+
+    Args:
+        tokenizer: with ``decode``.
+        context: ids that came before (a forced prefix); never part of a piece.
+    """
+
+    def __init__(self, tokenizer: Any, context: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(context)
+        self._start = max(0, len(self._ids) - 6)  # a few tokens of context settle the spacing
+        self._told = len(self._ids)
+
+    def push(self, token: int) -> str:
+        """Text that has become certain with ``token``; may be empty."""
+        self._ids.append(token)
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        """What was held back, at the end; an incomplete character is dropped."""
+        return self._advance(final=True)
+
+    def _advance(self, *, final: bool) -> str:
+        before = self._decode(self._ids[self._start : self._told])
+        now = self._decode(self._ids[self._start :])
+        if now.endswith(REPLACEMENT):
+            if not final:
+                return ""
+            now = now.rstrip(REPLACEMENT)
+        piece = now[len(before) :]
+        self._start, self._told = max(self._start, self._told - 6), len(self._ids)
+        return piece
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def stream_greedily(
+    step: Step,
+    prompt: Sequence[int],
+    decoder: PieceDecoder,
+    *,
+    ends: Sequence[int],
+    banned: Sequence[int] = (),
+    max_new_tokens: int,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[str]:
+    """Yield text greedily until an end token, ``max_new_tokens`` or ``stop()``.
+
+    Args:
+        step: the model.
+        prompt: ids fed first.
+        decoder: set up with the forced prefix.
+        ends: ids that end the reply.
+        banned: ids that may never be generated (control tokens).
+        max_new_tokens: upper bound on generated tokens.
+        stop: asked before each token.
+    """
+    if stop is not None and stop():
+        return
+    never = sorted(set(banned) - set(ends))
+    feed = list(prompt)
+    for _ in range(max_new_tokens):
+        logits = step(feed).clone()  # a tensor of inference mode may not be written to
+        logits[never] = float("-inf")
+        token = int(logits.argmax())
+        if token in ends:
+            break
+        piece = decoder.push(token)
+        if piece:
+            yield piece
+        if stop is not None and stop():
+            break
+        feed = [token]
+    tail = decoder.finish()
+    if tail:
+        yield tail
+
+
+def split_prefix(prefix: str) -> tuple[str, str]:
+    """A forced prefix as (text to encode, trailing spaces).
+
+    Byte-level vocabularies put the space in front of the next word, so a prefix must not end in one; the caller drops
+    one leading space from the first piece instead.
+    """
+    bare = prefix.rstrip(" ")
+    return bare, prefix[len(bare) :]
+
+
+def without_leading(pieces: Iterator[str], spaces: str) -> Iterator[str]:
+    """Drop from the stream's beginning the spaces that the reader has already got with the prefix."""
+    first = True
+    for piece in pieces:
+        text = piece.lstrip(" ") if first and spaces else piece
+        if text:
+            first = False
+            yield text
