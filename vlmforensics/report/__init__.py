@@ -1,1 +1,41 @@
-"""Room under construction."""
+"""Reports: a record (JSON), a page (HTML), Markdown; words and layout only, nothing is decided here."""
+
+from vlmforensics.report.files import check_ending, save, write_atomically
+from vlmforensics.report.html import record_to_html, to_html
+from vlmforensics.report.markdown import record_to_markdown, to_markdown
+from vlmforensics.report.record import (
+    SCHEMA_ID,
+    canonical_json,
+    digest,
+    error_record,
+    model_fields,
+    schema,
+    to_json,
+    to_record,
+)
+from vlmforensics.report.text import HEADLINES, LIMITS, MEANINGS, direction, error_rate, percent, printable
+
+__all__ = [
+    "HEADLINES",
+    "LIMITS",
+    "MEANINGS",
+    "SCHEMA_ID",
+    "canonical_json",
+    "check_ending",
+    "digest",
+    "direction",
+    "error_rate",
+    "error_record",
+    "model_fields",
+    "percent",
+    "printable",
+    "record_to_html",
+    "record_to_markdown",
+    "save",
+    "schema",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "to_record",
+    "write_atomically",
+]

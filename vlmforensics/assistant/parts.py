@@ -1,0 +1,156 @@
+"""The parts that an assistant is made of, and how the real ones are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmforensics.errors import MissingExtra
+from vlmforensics.fusion import Calibration
+from vlmforensics.settings import Settings
+from vlmforensics.types import Box, CaseImage, Evidence, EvidenceSource, Grey, Mask, ModelInfo, Pixels
+from vlmforensics.vlm.base import Backbone
+
+COMPACT = "compact"
+
+
+class BlendingWitness(Protocol):
+    """The external blending detector (X²-DFD's weak-feature supplement)."""
+
+    weights_sha256: str
+
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Grey]:
+        """One evidence, source ``blending``, and the float32 (H // 4, W // 4) boundary probability."""
+        ...
+
+    def sentence(self, evidence: Evidence) -> str:
+        """The finding as one sentence for the backbone's prompt."""
+        ...
+
+
+class MaskWitness(Protocol):
+    """The mask head."""
+
+    weights_sha256: str
+
+    def locate(
+        self,
+        pixels: Pixels,
+        *,
+        patches: Mapping[int, NDArray[np.float32]],
+        boundary: Grey | None,
+        seg: NDArray[np.float32] | None,
+        label_log_probs: tuple[float, float, float] | None,
+        points: Sequence[Any] = (),
+        box: Box | None = None,
+    ) -> Mask | None:
+        """The suspected region, or None."""
+        ...
+
+    def evidence(self, mask: Mask | None, pixels_shape: tuple[int, ...]) -> list[Evidence]:
+        """One evidence, source ``mask``, also where no region was found."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Everything that :class:`vlmforensics.assistant.Assistant` wires together.
+
+    Attributes:
+        backbone: one witness, and the narrator.
+        sources: local witnesses, in the order of the report.
+        blending: the blending detector, or None where it is not installed.
+        masks: the mask head, or None.
+        calibration: what fusion reads (``vlmforensics.fusion.Calibration``).
+        tower: upright pixels → tower layer → patch features, for the mask head where the backbone is another
+            model than the one the mask head was trained beside; None where the backbone's own features fit.
+    """
+
+    backbone: Backbone
+    sources: Sequence[EvidenceSource]
+    blending: BlendingWitness | None
+    masks: MaskWitness | None
+    calibration: Calibration
+    tower: Callable[[Pixels], Mapping[int, NDArray[np.float32]]] | None = None
+
+
+def calibration_for(backbone: str, calibration: Calibration) -> Calibration:
+    """The calibration as it holds beside a backbone.
+
+    The source ``vlm`` was calibrated on the compact model. Another model's opinion means something else, so
+    it is read by the entry ``vlm@NAME`` where the calibration file has one, and else counts zero and is shown
+    as not calibrated.
+    """
+    if backbone == COMPACT:
+        return calibration
+    sources = {name: entry for name, entry in calibration.sources.items() if name != "vlm"}
+    if f"vlm@{backbone}" in sources:
+        sources["vlm"] = sources[f"vlm@{backbone}"]
+    return replace(calibration, sources=sources)
+
+
+def gate_features(patches: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float64]:
+    """What the distance gate compares: mean patch feature of the deepest tower layer, float64 (channels,)."""
+    deepest = patches[max(patches)]
+    return np.asarray(deepest.reshape(-1, deepest.shape[-1]).mean(axis=0), dtype=np.float64)
+
+
+def describe(parts: Parts, settings: Settings) -> ModelInfo:
+    """Name every set of weights that can move the verdict, and one digest over them all."""
+    digests = {"backbone": parts.backbone.weights_sha256}
+    for name, part in (("blending", parts.blending), ("masks", parts.masks)):
+        if part is not None:
+            digests[name] = part.weights_sha256
+    for source in parts.sources:
+        weights = getattr(source, "weights_sha256", "")
+        if weights:
+            digests[source.name] = weights
+    whole = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+    return ModelInfo(
+        name=parts.backbone.name,
+        version=parts.backbone.version,
+        weights_sha256=whole,
+        calibration_sha256=parts.calibration.sha256,
+        settings_sha256=settings.sha256,
+        parts=tuple(digests.items()),
+    )
+
+
+def load_parts(model: str, settings: Settings) -> Parts:
+    """Load the real parts: the backbone by name; the local witnesses are the same beside every backbone.
+
+    Args:
+        model: ``compact``, ``llava-1.5-7b``, ``fakevlm``, a checkpoint folder or ``http(s)://…/v1``.
+        settings: device, cache and calibration file.
+
+    Raises:
+        ModelError: weights that are missing, corrupt or of another shape.
+        MissingExtra: a package that the model needs is not installed.
+    """
+    from vlmforensics.signals import load_sources
+
+    calibration = Calibration.load(settings.calibration) if settings.calibration else Calibration.default()
+    try:
+        from vlmforensics.blending import BlendingDetector
+        from vlmforensics.masks import MaskHead
+        from vlmforensics.vlm import load_backbone
+
+        backbone = load_backbone(model, settings)
+        device = getattr(backbone, "device", "cpu")
+        return Parts(
+            backbone=backbone,
+            sources=load_sources(settings),
+            blending=BlendingDetector.load(settings, device=str(device)),
+            masks=MaskHead.load(settings, device=str(device)),
+            calibration=calibration,
+        )
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f'the model needs {error.name}, which is not installed: pip install "vlmforensics[model]"'
+        ) from error

@@ -1,0 +1,5 @@
+"""``python -m vlmforensics.cli``."""
+
+from vlmforensics.cli import main
+
+main()
