@@ -1,7 +1,7 @@
 """Train the blending detector: ``python -m vlmforensics.finetune.blending --data DIR --out DIR``.
 
 One loop for CPU and GPU (accelerate). Every few minutes everything that the next step depends on is written:
-weights, their moving average, the optimiser, the random state and the step; pairs depend on (seed, index) alone.
+weights, their moving average, the optimiser, the random state and the step; pairs depend on seed and index.
 So a run that is killed and resumed logs the same losses as one that was not.
 """
 

@@ -1,6 +1,6 @@
 """Pictures for training and measuring the blending detector: manifest, split by source, cache, seeded pairs.
 
-The cache holds decoded pixels in one flat file that processes share by memory-mapping, so that the processor's
+The cache holds decoded pixels in one flat file that processes share by memory-mapping, so that the computing
 time goes to the network. Every training pair is a pure function of (seed, index): a resumed run sees what an
 uninterrupted one would have seen.
 """

@@ -1,8 +1,8 @@
-"""The blending network: RGB and residual streams, EfficientNet-Lite0 trunk, light decoder, two maps, one score.
+"""The blending network: RGB and residual streams, EfficientNet-Lite0, light decoder, two maps, one score.
 
 Maps are logits at stride 4: ``boundary`` (where two sources meet; Face X-ray's target) and ``region`` (which
-pixels are foreign). The picture's score is a linear function of pooled features and of the highest shares of both
-maps, all of them means over area, so that it has one meaning for a crop and for any picture made of tiles.
+pixels are foreign). The picture's score is a linear function of pooled features and of the highest shares of
+both maps, all of them means over area, so that it means the same for a crop and for a picture made of tiles.
 
 References:
     Li et al. 2020, Face X-ray for More General Face Forgery Detection.
@@ -112,7 +112,8 @@ class Decoder(nn.Module):
         self.mix_eighth = _separable(WIDTH)
         self.mix_quarter = _separable(WIDTH)
         self.maps = nn.Conv2d(WIDTH, 2, 1)
-        nn.init.constant_(self.maps.bias, -3.0)
+        # A trace covers little: start near the prior instead of at one half.
+        self.maps.bias = nn.Parameter(torch.full((2,), -3.0))
 
     def forward(self, taps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return map logits (B, 2, H/4, W/4) and pooled features (B, WIDTH)."""

@@ -147,7 +147,7 @@ def _gather(
     net: BlendingNet,
     sums: NDArray[np.float32],
     weights: NDArray[np.float32],
-    pooled: NDArray[np.float32],
+    pooled: NDArray[np.floating],
     size: tuple[int, int],
     tiles: int,
     device: torch.device,
@@ -159,7 +159,7 @@ def _gather(
     maps = np.where(seen, sums / np.where(seen, weights, 1), -np.inf).astype(np.float32)
     cells = torch.from_numpy(maps[:, seen])[:, None]
     with torch.inference_mode():
-        joined: Tensor = score_features(cells[0], cells[1], torch.from_numpy(pooled)[None])
+        joined: Tensor = score_features(cells[0], cells[1], torch.from_numpy(pooled.astype(np.float32))[None])
         parameter = next(net.head.parameters())
         logit = float(net.head(joined.to(device=device, dtype=parameter.dtype))[0])
     return Analysis(maps[0], maps[1], joined[0].numpy(), logit, float(seen.mean()), tiles)
