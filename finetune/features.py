@@ -1,0 +1,175 @@
+"""Cached features of labelled pictures: everything a frozen network or a fixed statistic says, computed once.
+
+A *variant* is one way of preparing every picture: ``raw`` (as found), ``equalised`` (one fixed chain), ``augmented-N``
+(the random chain, seed N), ``made-N`` (a forgery made from each real picture, then the random chain). Each variant
+is a folder of one small safetensors file per picture, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmforensics.compact.crops import statistics
+from vlmforensics.compact.tower import Tower, squash
+from vlmforensics.errors import InputError, SettingsError
+from vlmforensics.finetune.pictures import Picture, augment, equalise, rng_for
+from vlmforensics.finetune.tampering import tamper
+from vlmforensics.imaging import open_case, resize
+from vlmforensics.settings import Settings, load_settings
+from vlmforensics.signals.spectrum_features import spectrum_features
+from vlmforensics.types import Pixels
+
+LONGEST = 2048
+"""Pictures are first cut to this many pixels a side around their centre: native pixels, bounded work."""
+DONOR_SIDE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of one picture in one variant.
+
+    Attributes:
+        patches: float16 (256, 1536), what the projector reads (whole picture at 224 × 224).
+        crops: float32 (d,), ``compact.crops.statistics``.
+        last: float32 (1152,), last tower layer of the whole picture: class token, patch mean, patch deviation
+            (the linear-probe baseline).
+        spectrum: float32 (d,), ``signals.spectrum_features``.
+    """
+
+    patches: NDArray[np.float16]
+    crops: NDArray[np.float32]
+    last: NDArray[np.float32]
+    spectrum: NDArray[np.float32]
+
+
+def shrink_to(pixels: Pixels, side: int) -> Pixels:
+    """Downscale so that the short side is at most ``side`` pixels."""
+    height, width = pixels.shape[:2]
+    if min(height, width) <= side:
+        return pixels
+    scale = side / min(height, width)
+    return resize(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings: Settings) -> Pixels:
+    """Pixels of one picture in one variant.
+
+    Args:
+        picture: which.
+        variant: ``raw``, ``equalised``, ``augmented-N`` or ``made-N``.
+        donors: real pictures of the same fold, for ``made-N``.
+        settings: limits of decoding.
+    """
+    pixels = open_case(picture.path, settings=settings).upright
+    if variant == "raw":
+        return pixels
+    if variant == "equalised":
+        return equalise(pixels)
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - LONGEST) // 2), max(0, (width - LONGEST) // 2)
+    pixels = np.ascontiguousarray(pixels[top : top + LONGEST, left : left + LONGEST])
+    rng = rng_for(picture, variant)
+    kind, _, _ = variant.partition("-")
+    if kind == "augmented":
+        return augment(pixels, rng)
+    if kind == "made":
+        donor = open_case(donors[int(rng.integers(len(donors)))].path, settings=settings).upright
+        forged = tamper(shrink_to(pixels, DONOR_SIDE), shrink_to(donor, DONOR_SIDE), rng)
+        return augment(forged.pixels, rng, crop=False)
+    raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N or made-N")
+
+
+def measure(tower: Tower, pixels: Pixels) -> Features:
+    """All features of one prepared picture."""
+    seen = tower.features([squash(pixels)], (4, 8, 10, 12))
+    patches = np.concatenate([seen.patches[layer].reshape(256, -1) for layer in (4, 8, 10, 12)], axis=-1)
+    last = seen.patches[12]
+    return Features(
+        patches=patches.astype(np.float16),
+        crops=statistics(tower, pixels),
+        last=np.concatenate([seen.cls[12][0], last.mean((1, 2))[0], last.std((1, 2))[0]]).astype(np.float32),
+        spectrum=np.asarray(spectrum_features(pixels), np.float32),
+    )
+
+
+def save_features(file: Path, features: Features) -> None:
+    """Write atomically."""
+    from safetensors.numpy import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    save_file({name: np.ascontiguousarray(value) for name, value in vars(features).items()}, part)
+    part.replace(file)
+
+
+def feature_file(cache: Path, variant: str, picture: Picture) -> Path:
+    """Where the features of one picture lie."""
+    return cache / variant / f"{picture.sha256[:24]}.safetensors"
+
+
+def load_features(cache: Path, variant: str, picture: Picture, names: Sequence[str]) -> dict[str, Any] | None:
+    """The named arrays of one picture, or None where they were not computed."""
+    from safetensors import safe_open
+
+    file = feature_file(cache, variant, picture)
+    if not file.exists():
+        return None
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: tensors.get_tensor(name) for name in names}
+
+
+def compute(
+    tower: Tower,
+    pictures: Sequence[Picture],
+    folds: Sequence[int],
+    cache: Path,
+    variant: str,
+    *,
+    part: tuple[int, int] = (0, 1),
+) -> Iterator[str]:
+    """Fill the cache of one variant; yields a progress line now and then.
+
+    Args:
+        tower: the frozen tower.
+        pictures: all of them; ``made-N`` uses the real ones only.
+        folds: of each picture: a forgery's donor comes from the same fold.
+        cache: folder.
+        variant: see the module.
+        part: (index, count), to split the work over processes.
+    """
+    settings = load_settings(sandbox=False)
+    made = variant.startswith("made")
+    todo = [i for i, picture in enumerate(pictures) if not made or picture.label == "real"]
+    todo = sorted(todo, key=lambda i: hashlib.sha256(pictures[i].sha256.encode()).digest())[
+        part[0] :: part[1]
+    ]
+    donors = {
+        fold: [p for p, f in zip(pictures, folds, strict=True) if p.label == "real" and f == fold]
+        for fold in set(folds)
+    }
+    started, skipped = time.monotonic(), 0
+    for done, index in enumerate(todo, start=1):
+        picture = pictures[index]
+        file = feature_file(cache, variant, picture)
+        if not file.exists():
+            try:
+                pixels = prepare(picture, variant, donors[folds[index]], settings)
+                if min(pixels.shape[:2]) >= 112:
+                    save_features(file, measure(tower, pixels))
+                else:
+                    skipped += 1
+            except InputError as error:
+                skipped += 1
+                yield f"{variant}: left out {error}"
+        if done % 100 == 0 or done == len(todo):
+            rate = done / (time.monotonic() - started)
+            yield f"{variant}: {done} of {len(todo)}, {rate:.1f} a second, {skipped} left out"

@@ -1,0 +1,173 @@
+"""Labelled pictures: the manifest, splits that keep families of sources together, and the two recompression chains.
+
+Labels of found data differ in format, size and quality. ``augment`` sends every label through one random chain, so
+that training can't lean on them; ``equalise`` sends every picture through one fixed chain, so that evaluation can
+show what is left without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vlmforensics.errors import SettingsError
+from vlmforensics.imaging import decode_trusted, encode, resize
+from vlmforensics.types import LABELS, Label, Pixels
+
+EQUAL_SIDE = 448
+EQUAL_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One line of a manifest.
+
+    Attributes:
+        path: of the picture file.
+        label: ``real``, ``synthetic`` or ``tampered``.
+        source: where it was found.
+        scene: links a tampered picture with its original; empty where unknown.
+        mask: path of the 8-bit mask, 255 = tampered, or None.
+        sha256: of the file.
+        kind: generator or manipulation; empty where unknown.
+        part: first folder of the path.
+    """
+
+    path: Path
+    label: Label
+    source: str
+    scene: str
+    mask: Path | None
+    sha256: str
+    kind: str
+    part: str
+
+    @property
+    def family(self) -> str:
+        """Sources that share a site, a photographer or prompts are one family and never straddle a split."""
+        return self.source.split("_")[0].removesuffix("art")
+
+
+def load_manifest(data: Path) -> list[Picture]:
+    """Read ``manifest.jsonl`` in ``data``.
+
+    Raises:
+        SettingsError: no manifest there, or a line without path, label, source or sha256.
+    """
+    file = data / "manifest.jsonl"
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        pictures = [
+            Picture(
+                path=data / row["path"],
+                label=row["label"],
+                source=row["source"],
+                scene=row.get("scene_id") or "",
+                mask=data / row["mask"] if row.get("mask") else None,
+                sha256=row["sha256"],
+                kind=row.get("generator") or row.get("manipulation") or "",
+                part=row["path"].split("/")[0],
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingsError(f"can't read pictures from {file}: {error!r}") from error
+    strange = {picture.label for picture in pictures} - set(LABELS)
+    if strange:
+        raise SettingsError(f"{file} has unknown labels {sorted(strange)}")
+    return pictures
+
+
+def assign_folds(pictures: Sequence[Picture], count: int) -> list[int]:
+    """Fold of each picture, families kept whole, labels spread evenly: greedy, largest family first.
+
+    Deterministic: ties go by name. A scene never straddles folds, as scenes stay within their source.
+    """
+    sizes: dict[str, Counter[str]] = {}
+    for picture in pictures:
+        sizes.setdefault(picture.family, Counter())[picture.label] += 1
+    share = {label: max(1, sum(size[label] for size in sizes.values()) / count) for label in LABELS}
+    filled: list[Counter[str]] = [Counter() for _ in range(count)]
+    home: dict[str, int] = {}
+
+    def crowding(fold: int, extra: Counter[str]) -> float:
+        now = sum((filled[fold][label] / share[label]) ** 2 for label in LABELS)
+        return float(
+            sum(((filled[fold][label] + extra[label]) / share[label]) ** 2 for label in LABELS) - now
+        )
+
+    for family in sorted(sizes, key=lambda name: (-sizes[name].total(), name)):
+        home[family] = min(range(count), key=lambda fold: (crowding(fold, sizes[family]), fold))
+        filled[home[family]] += sizes[family]
+    return [home[picture.family] for picture in pictures]
+
+
+def held_back(source: str) -> bool:
+    """True for the sources that the blending detector and the mask head never train on (a fifth, by name's hash)."""
+    return int(hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), 16) % 5 == 0
+
+
+def rng_for(picture: Picture, purpose: str, seed: int = 0) -> np.random.Generator:
+    """A generator that depends on the picture, the purpose and the seed alone."""
+    digest = hashlib.sha256(f"{picture.sha256}/{purpose}/{seed}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def equalise(pixels: Pixels) -> Pixels:
+    """Centre square, 448 × 448 pixels, JPEG quality 90, 4:2:0."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = resize(pixels[top : top + side, left : left + side], EQUAL_SIDE, EQUAL_SIDE)
+    return decode_trusted(encode(square, "JPEG", quality=EQUAL_QUALITY))
+
+
+def augment(pixels: Pixels, rng: np.random.Generator, *, crop: bool = True) -> Pixels:
+    """The random chain that every label goes through: crop, resize, recompress.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        rng: decides everything.
+        crop: keep 60–100 % of each side at random; False keeps the frame.
+
+    Returns:
+        uint8 (h, w, 3), short side 224–900 pixels, through JPEG 60–97 (sometimes twice), WebP or nothing.
+    """
+    height, width = pixels.shape[:2]
+    if crop:
+        h, w = (max(1, round(side * rng.uniform(0.6, 1))) for side in (height, width))
+        y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        pixels = pixels[y : y + h, x : x + w]
+    short = min(pixels.shape[:2])
+    if short < 256 or short > 1200 or rng.random() < 0.6:
+        low = max(256, round(short * 0.35))
+        target = (
+            int(rng.integers(300, 901))
+            if short > 1200
+            else int(rng.integers(low, max(low + 1, min(900, round(short * 1.15)))))
+        )
+        h, w = (max(224, round(side * target / short)) for side in pixels.shape[:2])
+        filters = ("bicubic", "bilinear", "lanczos")
+        pixels = resize(np.ascontiguousarray(pixels), w, h, resample=filters[rng.integers(3)])
+    pixels = np.ascontiguousarray(pixels)
+    draw = rng.random()
+    if draw < 0.8:
+        pixels = decode_trusted(
+            encode(
+                pixels,
+                "JPEG",
+                quality=int(rng.integers(60, 98)),
+                subsampling=("4:4:4", "4:2:0", "4:2:0")[rng.integers(3)],
+            )
+        )
+        if rng.random() < 0.25:
+            pixels = decode_trusted(encode(pixels, "JPEG", quality=int(rng.integers(70, 96))))
+    elif draw < 0.9:
+        pixels = decode_trusted(encode(pixels, "WEBP", quality=int(rng.integers(60, 96))))
+    return pixels
