@@ -242,6 +242,7 @@ class Mask:
         boxes: one per connected region, largest first.
         confidences: mean of ``soft`` inside each region, same order.
         threshold: the threshold that was applied.
+        presence: probability in [0, 1] that anything in the picture was tampered with, or None where not estimated.
     """
 
     soft: Grey
@@ -249,6 +250,7 @@ class Mask:
     boxes: tuple[Box, ...]
     confidences: tuple[float, ...]
     threshold: float
+    presence: float | None = None
 
     @property
     def area_fraction(self) -> float:
@@ -336,7 +338,7 @@ class Report:
 
     Only ``explanation`` and ``conversation`` are filled in later, by the assistant. ``case`` and pixel-sized arrays
     live only as long as the report object; the record keeps neither. ``look`` is the backbone's private state, from
-    which the explanation continues.
+    which the explanation continues. ``guarantee`` is one sentence: what the calibration promises about real pictures.
     """
 
     case: CaseImage
@@ -349,6 +351,7 @@ class Report:
     conversation: tuple[Answer, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     look: Any = field(default=None, repr=False)
+    guarantee: str = ""
 
     @property
     def file(self) -> str:

@@ -290,6 +290,7 @@ class Assistant:
             failures=tuple(work.failures),
             timing=work.clock.total(),
             look=look,
+            guarantee=self._calibration.guarantee(self.settings.alpha).sentence,
         )
 
     def _gates(self, case: CaseImage, look: Look | None) -> tuple[Gate, ...]:

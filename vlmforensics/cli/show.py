@@ -8,7 +8,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from vlmforensics.report import HEADLINES, MEANINGS, direction, percent, printable
+from vlmforensics.report import HEADLINES, MEANINGS, percent, printable
 from vlmforensics.types import LABELS, Report
 
 _COLOURS = {"real": "cyan", "synthetic": "yellow", "tampered": "magenta", "inconclusive": "white"}
@@ -69,7 +69,7 @@ def _evidence(report: Report) -> Table:
             item.id,
             Text(printable(item.source, 30)),
             Text(printable(item.statement, 600)),
-            Text(f"{item.strength}, {direction(item.contribution)}"),
+            Text(item.strength),
             "–" if known is None else f"{100 * known.balanced_accuracy:.0f} % of {known.n}",
         )
     return table

@@ -13,7 +13,7 @@ from vlmforensics.report.record import (
     to_json,
     to_record,
 )
-from vlmforensics.report.text import HEADLINES, LIMITS, MEANINGS, direction, error_rate, percent, printable
+from vlmforensics.report.text import HEADLINES, LIMITS, MEANINGS, error_rate, percent, printable
 
 __all__ = [
     "HEADLINES",
@@ -23,7 +23,6 @@ __all__ = [
     "canonical_json",
     "check_ending",
     "digest",
-    "direction",
     "error_rate",
     "error_record",
     "model_fields",

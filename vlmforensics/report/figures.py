@@ -93,7 +93,7 @@ def _main(pixels: Pixels, evidence: Sequence[Evidence], mask: Mask | None, *, wi
         return [*figures, _figure(drawn, "The picture with boxes where sources found something.", caption)]
     caption = (
         f"Tinted: suspected by the mask head above the threshold {mask.threshold:.2f}, "
-        f"{100 * mask.area_fraction:.1f} % of the picture. Boxes carry the number of their finding."
+        f"{100 * mask.area_fraction:.1f}\u00a0% of the picture. Boxes carry the number of their finding."
     )
     figures.append(_figure(drawn, "The picture with the suspected region tinted and boxed.", caption))
     if with_map:

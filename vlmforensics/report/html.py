@@ -89,7 +89,7 @@ def _render(
         "verdict": record["verdict"],
         "abstention": _shown(record.get("abstention")),
         "mask_agreement": _shown(record.get("mask_agreement")),
-        "alpha": f"{100 * record['alpha']:g} %",
+        "guarantee": words.printable(record["guarantee"]),
         "bars": [_bar(label, record["probabilities"][label]) for label in LABELS],
         "explanation": [_pieces(part) for part in (record["explanation"] or "").split("\n") if part.strip()],
         "sentences": check.get("sentences", 0),
@@ -166,7 +166,7 @@ def method_facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((f"– {name}", str(value)) for name, value in model.get("parts", {}).items()),
         ("Calibration SHA-256", model.get("calibration_sha256") or "none"),
         ("Settings SHA-256", model.get("settings_sha256") or "none"),
-        ("False-accusation bound", f"{100 * record['alpha']:g} % of real pictures"),
+        ("Bound asked for", f"{100 * record['alpha']:g} % of real pictures called synthetic or tampered"),
         ("Software", ", ".join(f"{name} {number}" for name, number in record["software"].items())),
     ]
 
@@ -187,7 +187,6 @@ def _row(item: Mapping[str, Any]) -> dict[str, Any]:
         "status": item["status"],
         "statement": words.printable(item["statement"]),
         "strength": words.printable(item["strength"], 60),
-        "direction": words.direction(item["contribution"]),
         "llr": _by_label(item["llr"]),
         "contribution": _by_label(item["contribution"]),
         "error_rate": words.error_rate(item["reliability"]),

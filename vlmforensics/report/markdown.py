@@ -43,6 +43,8 @@ def record_to_markdown(
         f"| {label} | {words.MEANINGS[label]} | {words.percent(record['probabilities'][label])} |"
         for label in LABELS
     ]
+    if record["guarantee"]:
+        lines += ["", escape(record["guarantee"])]
     if record.get("mask_agreement"):
         lines += ["", escape(record["mask_agreement"])]
     if record["explanation"]:
@@ -110,7 +112,7 @@ def _evidence(record: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(item: Mapping[str, Any]) -> tuple[str, ...]:
-    support = f"{escape(item['strength'])}, {words.direction(item['contribution'])}"
+    support = escape(item["strength"])
     numbers = _numbers(item["llr"]), _numbers(item["contribution"])
     known = words.error_rate(item["reliability"])
     return (

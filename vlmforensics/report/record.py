@@ -62,6 +62,7 @@ def to_record(report: Report, *, with_text: bool = True) -> dict[str, Any]:
         "probabilities": rounded_probabilities(verdict.probabilities),
         "prior": _by_label(verdict.prior),
         "alpha": verdict.alpha,
+        "guarantee": report.guarantee,
         "evidence": [_evidence(item) for item in report.evidence],
         "failures": [{"source": f.source, "code": f.code, "message": f.message} for f in report.failures],
         "mask": _mask(report),

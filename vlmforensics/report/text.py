@@ -82,10 +82,10 @@ def _visible(character: str) -> str:
 def percent(value: float) -> str:
     """A probability for readers: ``93 %``, ``<1 %`` and ``>99 %`` at the ends, never a false 0 or 100."""
     if value < 0.01:
-        return "<1 %"
+        return "<1\u00a0%"
     if value > 0.99:
-        return ">99 %"
-    return f"{100 * value:.0f} %"
+        return ">99\u00a0%"
+    return f"{100 * value:.0f}\u00a0%"
 
 
 def byte_size(count: int) -> str:
@@ -94,14 +94,6 @@ def byte_size(count: int) -> str:
         if count >= size:
             return f"{count:,} bytes ({count / size:.1f} {unit})"
     return f"{count:,} bytes"
-
-
-def direction(contribution: Mapping[str, float]) -> str:
-    """Where a finding pulls the verdict: ``towards tampered``, or ``says nothing``."""
-    label, most = max(contribution.items(), key=lambda item: item[1])
-    if most - min(contribution.values()) < 0.005:
-        return "says nothing"
-    return f"towards {label}"
 
 
 def error_rate(reliability: Mapping[str, Any] | None) -> str:
