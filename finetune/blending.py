@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from vlmforensics.finetune.blending_data import PairDataset, Pictures, build_cache
-from vlmforensics.finetune.blending_measure import auc
 
+from vlmforensics.blending.figures import auc
 from vlmforensics.blending.model import BlendingNet
 from vlmforensics.blending.published import initialise, published_state
 from vlmforensics.errors import SettingsError, WeightsCorrupt
@@ -299,7 +299,8 @@ class Trainer:
         record = json.loads((out / "latest.json").read_text(encoding="utf-8"))
         if record["data"] != self.pictures.sha256:
             raise SettingsError("the pictures are not those that the checkpoint was trained on")
-        same = ("steps", "seed", "size", "pairs", "learning_rate", "decay", "average")
+        # `steps` may change: a run can be lengthened or cut short, and the learning rate follows.
+        same = ("seed", "size", "pairs", "learning_rate", "decay", "average")
         differs = [key for key in same if record["config"][key] != self._config()[key]]
         if differs:
             raise SettingsError(f"can't resume with other settings: {', '.join(differs)}")
