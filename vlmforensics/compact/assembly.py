@@ -18,6 +18,7 @@ from vlmforensics.compact.tokens import Tokens
 from vlmforensics.compact.tower import Tower
 from vlmforensics.errors import WeightsCorrupt
 from vlmforensics.settings import Settings
+from vlmforensics.vlm.adapters import quiet_peft
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.weights import Progress
 
@@ -63,6 +64,8 @@ def build_base(
     use_threads(settings)
     device = pick_device(settings)
     model, tokenizer = load_base_folder(folder)
+    digest = weights.pin_of("compact").digest
+    model.name_or_path = base_name(digest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         seed_projector(model.model.multi_modal_projector)
@@ -77,16 +80,22 @@ def build_base(
         tower=Tower(model.model.vision_tower, device, lock),
         head=head,
         device=device,
-        base_digest=weights.pin_of("compact").digest,
+        base_digest=digest,
         lock=lock,
     )
+
+
+def base_name(digest: str) -> str:
+    """What an adapter's configuration calls the base model."""
+    return f"compact-{digest[:16]}"
 
 
 def seed_projector(projector: Any) -> None:
     """Initialise the stock projector from torch's current seed, so that training starts in range.
 
-    The four tower layers differ forty-fold in scale, and the last would drown the middle ones, where the traces of
-    generation are; each layer's columns are divided by its scale. The output starts at the scale of word embeddings.
+    The four tower layers differ forty-fold in scale, and the last would drown the middle ones, where the
+    traces of generation are; each layer's columns are divided by its scale. The output starts at the scale of
+    word embeddings.
     """
     first, second = projector.linear_1, projector.linear_2
     scales = torch.tensor(layout.FEATURE_SCALES).repeat_interleave(layout.TOWER_WIDTH)
@@ -141,14 +150,17 @@ def adapter_config(
 
     Args:
         tokens: for the ids of the two rows.
-        rank, alpha, dropout: of LoRA.
+        rank: of the two factors.
+        alpha: numerator of the scale ``alpha / rank``.
+        dropout: on the adapter's input, in training only.
         layers: decoder layers that get one: 0..11 serve the label head, 12..29 the narrator.
         projections: module names inside the attention (or ``gate_proj``, ``up_proj``, ``down_proj``).
 
     References:
         Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models.
     """
-    from peft import LoraConfig
+    with quiet_peft():
+        from peft import LoraConfig
 
     numbers = "|".join(str(layer) for layer in sorted(layers))
     names = "|".join(projections)
@@ -164,8 +176,9 @@ def adapter_config(
 
 
 def add_adapter(parts: CompactParts, config: Any = None) -> Any:
-    """Wrap ``parts.model`` with a fresh adapter (zero effect until trained); returns and stores peft's model."""
-    from peft import get_peft_model
+    """Wrap ``parts.model`` with a fresh adapter (no effect until trained); returns, stores peft's model."""
+    with quiet_peft():
+        from peft import get_peft_model
 
-    parts.model = get_peft_model(parts.model, config or adapter_config(parts.tokens))
+        parts.model = get_peft_model(parts.model, config or adapter_config(parts.tokens))
     return parts.model

@@ -1,4 +1,4 @@
-"""The compact model as a ``Backbone``: one prefill gives the label, the mask prompt and the start of the narration."""
+"""The compact model as a ``Backbone``; one prefill gives label, mask prompt and start of the narration."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ class CompactBackbone:
             looks += self._look(batch[start:end], hints[start:end], for_text=for_text)
         return looks
 
-    def _look(
-        self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool
-    ) -> list[Look]:
+    def _look(self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool) -> list[Look]:
         parts, tokens = self.parts, self.parts.tokens
         squares = [squash(pixels) for pixels in batch]
         prompts = [tokens.look(sentences) for sentences in hints]
@@ -81,7 +79,9 @@ class CompactBackbone:
         with parts.lock, torch.inference_mode():
             streams = run_tower(parts.tower.module, normalise(squares, parts.device), layout.FEATURE_LAYERS)
             embeddings = embed(parts.model, join(streams), ids)
-            states, cache = self._run(embeddings) if for_text else (trunk_states(parts.model, embeddings, None), None)
+            states, cache = (
+                self._run(embeddings) if for_text else (trunk_states(parts.model, embeddings, None), None)
+            )
             log_probs = parts.head.log_probs(state_at(states, ids, tokens.cls)).cpu().double()
             seg = state_at(states, ids, tokens.seg).float().cpu().numpy()
         looks = []
@@ -96,7 +96,7 @@ class CompactBackbone:
         return looks
 
     def _run(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """The whole language model: hidden states at the label head's layer, and the KV cache of every layer."""
+        """The whole language model: hidden states at the head's layer, and every layer's keys and values."""
         from transformers import DynamicCache
 
         language = core_of(self.parts.model).model.language_model

@@ -1,8 +1,8 @@
-"""Turn the two pinned files into one stock LLaVA folder: DINOv2 ViT-S/14 from ONNX, SmolLM2-135M-Instruct from GGUF.
+"""Turn the pinned files into one stock LLaVA folder: DINOv2 ViT-S/14 from ONNX, SmolLM2-135M from GGUF.
 
-The result is an ordinary ``LlavaForConditionalGeneration`` checkpoint (safetensors, configuration, tokenizer, chat
-template, processor) that transformers loads without any class of ours. Its projector holds a seeded initialisation;
-trained weights of ours are loaded over it.
+The result is an ordinary ``LlavaForConditionalGeneration`` checkpoint (safetensors, configuration, tokenizer,
+chat template, processor) that transformers loads without any class of ours. Its projector holds a seeded
+initialisation; trained weights of ours are loaded over it.
 
 References:
     Oquab et al. 2023, DINOv2: Learning Robust Visual Features without Supervision.
@@ -61,8 +61,9 @@ def convert(members: Mapping[str, Path], folder: Path) -> None:
 def tower_weights(path: Path) -> dict[str, torch.Tensor]:
     """State dict of a ``Dinov2Model`` (in-memory names, float32) from the ONNX file.
 
-    Biases, norms and scales keep their names in the graph; weights of linear layers are anonymous and are found through
-    the MatMul node that uses them (stored transposed); position embeddings are two anonymous tensors.
+    Biases, norms and scales keep their names in the graph; weights of linear layers are anonymous and are
+    found through the MatMul node that uses them (stored transposed); position embeddings are two anonymous
+    tensors.
     """
     import onnx
     from onnx import numpy_helper
@@ -198,7 +199,7 @@ def _load(module: Any, weights: Mapping[str, torch.Tensor], what: str) -> None:
 
 
 def _save_processor(tokenizer: Any, folder: Path) -> None:
-    """Tokenizer, chat template and picture processor, so that the folder also works with ``AutoProcessor``."""
+    """Tokenizer, chat template, picture processor: the folder also works with ``AutoProcessor``."""
     from transformers import BitImageProcessor, LlavaProcessor
 
     pictures = BitImageProcessor(
@@ -225,7 +226,7 @@ def _save_processor(tokenizer: Any, folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars off standard error while converting: the caller tells the progress."""
+    """Keep the libraries' progress bars off standard error while converting; the caller reports."""
     from transformers.utils import logging as transformers_logging
 
     enabled = transformers_logging.is_progress_bar_enabled()

@@ -1,7 +1,7 @@
-"""The label path: tower features → projector → prompt embeddings → the first twelve decoder layers → label head.
+"""The label path: tower features → projector → prompt embeddings → first decoder layers → label head.
 
-Training and inference run this same code. The twelve layers are a view of the language model, not a copy: an adapter
-put on the model is seen here.
+Training and inference run this same code. Those layers are a view of the language model, not a copy: an
+adapter put on the model is seen here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def core_of(model: Any) -> Any:
 
 
 def trunk_of(model: Any) -> Any:
-    """The first ``CLS_LAYER`` layers of the language model as a model of the same class that shares their modules.
+    """The first ``CLS_LAYER`` layers of the language model as a model that shares their modules.
 
-    Its ``last_hidden_state`` is ``hidden_states[CLS_LAYER]`` of the whole model: its final norm is the identity.
+    Its ``last_hidden_state`` is ``hidden_states[CLS_LAYER]`` of the whole model: its final norm is the
+    identity.
     """
     language = core_of(model).model.language_model
     trunk = _trunks.get(language)
@@ -49,7 +50,7 @@ def trunk_of(model: Any) -> Any:
 
 
 def embed(model: Any, patch_features: torch.Tensor, prompt_ids: torch.Tensor) -> torch.Tensor:
-    """Prompt embeddings with the projected picture in place of the ``<image>`` tokens, as the stock model merges them.
+    """Prompt embeddings with the projected picture in place of ``<image>``, merged as the stock model does.
 
     Args:
         model: the LLaVA, wrapped by peft or not.
@@ -73,8 +74,8 @@ def trunk_states(model: Any, embeddings: torch.Tensor, attention_mask: torch.Ten
     Args:
         model: the LLaVA.
         embeddings: float (B, T, 576).
-        attention_mask: int64 (B, T), 1 = token, 0 = padding on either side; None where nothing precedes a row's
-            tokens (padding on the right can't be seen by a causal model).
+        attention_mask: int64 (B, T), 1 = token, 0 = padding on either side; None where nothing precedes a
+            row's tokens (padding on the right can't be seen by a causal model).
     """
     positions = None
     if attention_mask is not None:
@@ -103,7 +104,7 @@ def label_logits(
     *,
     cls_id: int,
 ) -> torch.Tensor:
-    """Label logits (B, 3) from cached tower features; differentiable in projector, adapter, token rows and head.
+    """Label logits (B, 3) from cached tower features; differentiable but for the tower.
 
     Args:
         model: the LLaVA, wrapped by peft or not.

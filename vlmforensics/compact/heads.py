@@ -10,7 +10,7 @@ from vlmforensics.types import LABELS
 
 
 class LabelHead(nn.Module):
-    """Three label logits from the hidden state at ``[CLS]``: LayerNorm → Linear(576, 128) → GELU → Linear(128, 3)."""
+    """Label logits from the state at ``[CLS]``: LayerNorm → Linear(576, 128) → GELU → Linear(128, 3)."""
 
     def __init__(self, width: int = layout.LANGUAGE_WIDTH, hidden: int = 128) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The fixed facts of the compact model: sizes, layers, tokens. Everything else is looked up in its configuration."""
+"""The fixed facts of the compact model: sizes, layers, tokens. All else is looked up in its configuration."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ PATCH = 14
 GRID = SIDE // PATCH
 """Patches per side of that square: 16, so 256 image tokens."""
 FEATURE_LAYERS = (4, 8, 10, 12)
-"""Tower layers (1-based, after that many blocks, before the final norm) whose patch features are concatenated.
+"""Tower layers (after that many blocks, before the final norm) whose patch features are concatenated.
 
 Middle layers carry more about generation than the last one, so the projector gets both.
 """
 FEATURE_SCALES = (0.05, 0.14, 0.32, 2.1)
-"""Root mean square of those layers' features on photographs: what the projector's initialisation divides by."""
+"""Root mean square of those layers' features on photographs; the projector's start divides by it."""
 EMBEDDING_SCALE = 0.14
 """Standard deviation of the language model's word embeddings, which projected picture tokens start with."""
 CLS_LAYER = 8
@@ -52,4 +52,4 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""ChatML without a system turn; a content part of type ``marks`` stands for the two tokens that the heads read."""
+"""ChatML without a system turn; a part of type ``marks`` stands for the two tokens that the heads read."""

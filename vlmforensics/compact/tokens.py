@@ -64,7 +64,7 @@ class Tokens:
         )
 
     def text(self, text: str) -> list[int]:
-        """Ids of plain text: ``<image>`` or ``<|im_end|>`` written in it stay the characters that they are."""
+        """Ids of plain text: ``<image>`` or ``<|im_end|>`` in it stay the characters that they are."""
         found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [int(i) for i in found]
 
@@ -78,7 +78,7 @@ class Tokens:
         return [*start, *picture, *self.text("\n" + question_with(hints)), self.cls, self.seg]
 
     def instruct(self, instruction: str, prefix: str) -> list[int]:
-        """What follows ``look``: the instruction, end of the user's turn, start of the reply with its forced prefix."""
+        """What follows ``look``: the instruction, end of turn, start of the reply with its forced prefix."""
         reply = [self.turn_start, *self.text("assistant\n" + prefix)] if prefix else self.reply_start()
         return [*self.text("\n" + instruction), self.turn_end, *self.text("\n"), *reply]
 

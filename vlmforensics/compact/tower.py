@@ -1,4 +1,4 @@
-"""The DINOv2 tower by itself: patch features of any layer, at any size, from the very module inside the LLaVA."""
+"""The DINOv2 tower by itself: patch features of any layer at any size, from the module inside the LLaVA."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class TowerFeatures:
     """What the tower saw.
 
     Attributes:
-        patches: layer → float32 (B, rows, columns, 384), row-major from the top left, one vector per 14-pixel patch.
+        patches: layer → float32 (B, rows, columns, 384), row-major from the top left, one vector per 14-pixel
+            patch.
         cls: layer → float32 (B, 384), the class token.
 
     Layer *n* is the residual stream after *n* blocks (0 = embeddings, 12 = last), before the final norm.
@@ -37,8 +38,8 @@ class TowerFeatures:
 def squash(pixels: Pixels) -> Pixels:
     """The whole picture as uint8 (224, 224, 3), bicubic with antialiasing, aspect not kept.
 
-    Padding to a square would tell the model the aspect ratio, which differs between sources of real and synthetic
-    pictures and is no trace of making; a centre crop would hide the border of a tampered picture.
+    Padding to a square would tell the model the aspect ratio, which differs between sources of real and
+    synthetic pictures and is no trace of making; a centre crop would hide the border of a tampered picture.
     """
     if pixels.shape[:2] == (layout.SIDE, layout.SIDE):
         return pixels
@@ -94,7 +95,9 @@ class Tower:
         """
         height, width = batch[0].shape[:2]
         if height % layout.PATCH or width % layout.PATCH or not (height and width):
-            raise Defect(f"the tower needs sides that are multiples of {layout.PATCH}, not {width} × {height}")
+            raise Defect(
+                f"the tower needs sides that are multiples of {layout.PATCH}, not {width} × {height}"
+            )
         if not layers or not all(0 <= layer <= self.depth for layer in layers):
             raise Defect(f"tower layers lie between 0 and {self.depth}, not {list(layers)}")
         with self.lock, torch.inference_mode():
@@ -102,7 +105,7 @@ class Tower:
         return self._split(streams, height // layout.PATCH, width // layout.PATCH)
 
     def concatenated(self, batch: Sequence[Pixels] | NDArray[np.uint8]) -> torch.Tensor:
-        """What the projector reads: float32 (B, 256, 1536) for 224-pixel squares, layers concatenated in order."""
+        """What the projector reads: float32 (B, 256, 1536) for 224-pixel squares, layers in order."""
         with self.lock, torch.inference_mode():
             streams = run_tower(self.module, normalise(batch, self.device), layout.FEATURE_LAYERS)
             return join(streams)
@@ -118,5 +121,5 @@ class Tower:
 
 
 def join(streams: dict[int, torch.Tensor]) -> torch.Tensor:
-    """Patch features of the projector's layers, class token dropped, concatenated over channels: (B, patches, 1536)."""
+    """Patch features of the projector's layers without class token, concatenated: (B, patches, 1536)."""
     return torch.cat([streams[layer][:, 1:] for layer in layout.FEATURE_LAYERS], dim=-1)

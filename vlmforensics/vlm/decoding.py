@@ -15,8 +15,8 @@ Step = Callable[[Sequence[int]], torch.Tensor]
 class PieceDecoder:
     """Turns a growing list of token ids into pieces of text.
 
-    A token may be half a UTF-8 character, and whether it begins with a space depends on its neighbours, so each piece
-    is the difference of two decodings that share their beginning; half characters are held back.
+    A token may be half a UTF-8 character, and whether it begins with a space depends on its neighbours, so
+    each piece is the difference of two decodings that share their beginning; half characters are held back.
 
     Args:
         tokenizer: with ``decode``.
@@ -98,8 +98,8 @@ def stream_greedily(
 def split_prefix(prefix: str) -> tuple[str, str]:
     """A forced prefix as (text to encode, trailing spaces).
 
-    Byte-level vocabularies put the space in front of the next word, so a prefix must not end in one; the caller drops
-    one leading space from the first piece instead.
+    Byte-level vocabularies put the space in front of the next word, so a prefix must not end in one; the
+    caller drops one leading space from the first piece instead.
     """
     bare = prefix.rstrip(" ")
     return bare, prefix[len(bare) :]

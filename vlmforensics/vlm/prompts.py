@@ -15,7 +15,8 @@ def question_with(hints: Sequence[str]) -> str:
     """The question, followed by the sentences of external detectors (X²-DFD's weak-feature supplement).
 
     Args:
-        hints: e.g. ``("The blending detector gives 0.12 out of 1.",)``; white space is collapsed, over-long text cut.
+        hints: e.g. ``("The blending detector gives 0.12 out of 1.",)``; white space is collapsed, over-long
+            text cut.
 
     References:
         Chen et al. 2024, X²-DFD: A framework for eXplainable and eXtendable Deepfake Detection, §3 (WFS).

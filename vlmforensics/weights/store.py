@@ -1,8 +1,9 @@
 """The cache of base weights: fetched once, converted once, checked at every use.
 
-A converted folder ``models/NAME-DIGEST`` appears by one rename, so it is whole or absent. It carries ``manifest.json``
-with the digest of every file; beside it, ``NAME-DIGEST.stamps.json`` remembers size and modification time of files that
-were hashed and found right, so that a normal start costs a few ``stat`` calls and ``verify`` can ignore it.
+A converted folder ``models/NAME-DIGEST`` appears by one rename, so it is whole or absent. It carries
+``manifest.json`` with the digest of every file; beside it, ``NAME-DIGEST.stamps.json`` remembers size and
+modification time of files that were hashed and found right, so that a normal start costs a few ``stat`` calls
+and ``verify`` can ignore it.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def damage(folder: Path, *, full: bool = False) -> list[str]:
 
 
 def _build(pin: ModelPin, folder: Path, *, wheels: Path, offline: bool, tell: Progress) -> None:
-    """Make the folder anew under a temporary name, then put it in place by a rename. The caller holds the lock."""
+    """Make the folder anew under a temporary name and rename it into place; the caller holds the lock."""
     parent = folder.parent
     for stale in parent.glob(f".making-{pin.name}-*"):  # of a process that died: nobody else holds the lock
         shutil.rmtree(stale, ignore_errors=True)

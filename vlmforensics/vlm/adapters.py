@@ -1,0 +1,94 @@
+"""Put a peft adapter on a model, or refuse: peft itself only warns when keys don't fit, and goes on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmforensics.errors import AdapterMismatch, MissingExtra, WeightsCorrupt
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """Wrap ``model`` with the adapter in ``folder``; nothing missing, unexpected or of another shape.
+
+    Args:
+        model: the base model, float32 or bfloat16; its layers are wrapped in place.
+        folder: holds ``adapter_config.json`` and ``adapter_model.safetensors``, peft's standard layout.
+
+    Raises:
+        AdapterMismatch: the adapter belongs to another model.
+        WeightsCorrupt: a file can't be read.
+        MissingExtra: peft is not installed.
+    """
+    stored = read_tensors(folder / TENSORS)
+    with quiet_peft():
+        try:
+            from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+        except ImportError as error:
+            message = 'adapters need peft: pip install "vlmforensics[model]"'
+            raise MissingExtra(message, code="extra.model") from error
+        try:
+            config = PeftConfig.from_pretrained(str(folder))
+            config.inference_mode = True
+            config.init_lora_weights = True  # what the file lacks must start without effect, never at random
+            config.base_model_name_or_path = getattr(model, "name_or_path", "")
+            wrapped = get_peft_model(model, config)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdapterMismatch(f"the adapter in {folder} does not fit the base model: {error}") from error
+        # Whole embeddings are never part of an adapter here; "auto" would look the base model up on the hub.
+        own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        _compare(own, stored, folder)
+        report = set_peft_model_state_dict(wrapped, {key: stored[key].to(own[key].dtype) for key in own})
+    if report.unexpected_keys:
+        raise AdapterMismatch(f"peft did not take {', '.join(report.unexpected_keys[:3])} of {folder}")
+    return wrapped.eval()
+
+
+def _compare(own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], folder: Path) -> None:
+    missing, unexpected = sorted(set(own) - set(stored)), sorted(set(stored) - set(own))
+    if missing or unexpected:
+        raise AdapterMismatch(
+            f"the adapter in {folder} does not fit: {len(missing)} keys missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
+        )
+    shapes = [key for key in own if own[key].shape != stored[key].shape]
+    if shapes:
+        raise AdapterMismatch(f"the adapter in {folder} has tensors of other shapes: {', '.join(shapes[:3])}")
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        WeightsCorrupt: it is missing or broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise WeightsCorrupt(f"{path} can't be read: {error}") from error
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep remarks of peft and its optional companions that concern no user off standard error."""
+    companion = logging.getLogger("bitsandbytes")
+    level = companion.level
+    companion.setLevel(logging.ERROR)  # tells of an optional CPU kernel each time it is imported
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        companion.setLevel(level)
