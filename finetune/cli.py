@@ -34,9 +34,10 @@ def prepare(
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
-    from vlmforensics.compact.assembly import build_base
     from vlmforensics.finetune.features import compute
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
+
+    from vlmforensics.compact.assembly import build_base
     from vlmforensics.settings import load_settings
 
     index, _, count = part.partition("/")

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from vlmforensics.finetune.checkpoint import load_state, save_state
+from vlmforensics.finetune.features import load_features
+from vlmforensics.finetune.pictures import Picture
 
 from vlmforensics.compact import layout
 from vlmforensics.compact.assembly import CompactParts, adapter_config, add_adapter
 from vlmforensics.compact.forward import core_of, label_logits, pad_prompts
-from vlmforensics.finetune.checkpoint import load_state, save_state
-from vlmforensics.finetune.features import load_features
-from vlmforensics.finetune.pictures import Picture
 from vlmforensics.types import LABELS
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from vlmforensics.finetune.pictures import Picture, augmented_file, equalised_file, rng_for
+from vlmforensics.finetune.tampering import tamper
 
 from vlmforensics.compact.crops import statistics
 from vlmforensics.compact.tower import Tower, squash
 from vlmforensics.errors import InputError, SettingsError
-from vlmforensics.finetune.pictures import Picture, augment, equalise, rng_for
-from vlmforensics.finetune.tampering import tamper
 from vlmforensics.imaging import open_case, resize
 from vlmforensics.settings import Settings, load_settings
 from vlmforensics.signals.spectrum_features import spectrum_features
@@ -60,8 +60,8 @@ def shrink_to(pixels: Pixels, side: int) -> Pixels:
     return resize(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings: Settings) -> Pixels:
-    """Pixels of one picture in one variant.
+def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings: Settings) -> bytes:
+    """The file of one picture in one variant.
 
     Args:
         picture: which.
@@ -69,22 +69,23 @@ def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings:
         donors: real pictures of the same fold, for ``made-N``.
         settings: limits of decoding.
     """
-    pixels = open_case(picture.path, settings=settings).upright
+    case = open_case(picture.path, settings=settings)
+    pixels = case.upright
     if variant == "raw":
-        return pixels
+        return case.data
     if variant == "equalised":
-        return equalise(pixels)
+        return equalised_file(pixels)
     height, width = pixels.shape[:2]
     top, left = max(0, (height - LONGEST) // 2), max(0, (width - LONGEST) // 2)
     pixels = np.ascontiguousarray(pixels[top : top + LONGEST, left : left + LONGEST])
     rng = rng_for(picture, variant)
     kind, _, _ = variant.partition("-")
     if kind == "augmented":
-        return augment(pixels, rng)
+        return augmented_file(pixels, rng)
     if kind == "made":
         donor = open_case(donors[int(rng.integers(len(donors)))].path, settings=settings).upright
         forged = tamper(shrink_to(pixels, DONOR_SIDE), shrink_to(donor, DONOR_SIDE), rng)
-        return augment(forged.pixels, rng, crop=False)
+        return augmented_file(forged.pixels, rng, crop=False)
     raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N or made-N")
 
 
@@ -162,7 +163,8 @@ def compute(
         file = feature_file(cache, variant, picture)
         if not file.exists():
             try:
-                pixels = prepare(picture, variant, donors[folds[index]], settings)
+                data = prepare(picture, variant, donors[folds[index]], settings)
+                pixels = open_case(data, settings=settings).upright
                 if min(pixels.shape[:2]) >= 112:
                     save_features(file, measure(tower, pixels))
                 else:

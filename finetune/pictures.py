@@ -1,8 +1,8 @@
 """Labelled pictures: the manifest, splits that keep families of sources together, and the two recompression chains.
 
-Labels of found data differ in format, size and quality. ``augment`` sends every label through one random chain, so
-that training can't lean on them; ``equalise`` sends every picture through one fixed chain, so that evaluation can
-show what is left without them.
+Labels of found data differ in format, size and quality. ``augmented_file`` sends every label through one
+random chain, so that training can't lean on them; ``equalised_file`` sends every picture through one fixed chain, so
+that evaluation can show what is left without them.
 """
 
 from __future__ import annotations
@@ -119,55 +119,55 @@ def rng_for(picture: Picture, purpose: str, seed: int = 0) -> np.random.Generato
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-def equalise(pixels: Pixels) -> Pixels:
-    """Centre square, 448 × 448 pixels, JPEG quality 90, 4:2:0."""
+def equalised_file(pixels: Pixels) -> bytes:
+    """The fixed chain of evaluation: centre square, 448 × 448 pixels, JPEG quality 90, 4:2:0."""
     height, width = pixels.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = resize(pixels[top : top + side, left : left + side], EQUAL_SIDE, EQUAL_SIDE)
-    return decode_trusted(encode(square, "JPEG", quality=EQUAL_QUALITY))
+    return encode(square, "JPEG", quality=EQUAL_QUALITY)
 
 
 def augment(pixels: Pixels, rng: np.random.Generator, *, crop: bool = True) -> Pixels:
+    """The random chain that every label goes through, as pixels; see ``augmented_file``."""
+    return decode_trusted(augmented_file(pixels, rng, crop=crop))
+
+
+def augmented_file(pixels: Pixels, rng: np.random.Generator, *, crop: bool = True) -> bytes:
     """The random chain that every label goes through: crop, resize, recompress.
 
     Args:
         pixels: uint8 (H, W, 3).
         rng: decides everything.
-        crop: keep 60–100 % of each side at random; False keeps the frame.
+        crop: keep 60-100 % of each side at random; False keeps the frame.
 
     Returns:
-        uint8 (h, w, 3), short side 224–900 pixels, through JPEG 60–97 (sometimes twice), WebP or nothing.
+        A picture file, short side 224-900 pixels: JPEG 60-97 (sometimes saved twice), WebP, or PNG.
     """
-    height, width = pixels.shape[:2]
     if crop:
+        height, width = pixels.shape[:2]
         h, w = (max(1, round(side * rng.uniform(0.6, 1))) for side in (height, width))
         y, x = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
         pixels = pixels[y : y + h, x : x + w]
-    short = min(pixels.shape[:2])
-    if short < 256 or short > 1200 or rng.random() < 0.6:
-        low = max(256, round(short * 0.35))
-        target = (
-            int(rng.integers(300, 901))
-            if short > 1200
-            else int(rng.integers(low, max(low + 1, min(900, round(short * 1.15)))))
-        )
-        h, w = (max(224, round(side * target / short)) for side in pixels.shape[:2])
-        filters = ("bicubic", "bilinear", "lanczos")
-        pixels = resize(np.ascontiguousarray(pixels), w, h, resample=filters[rng.integers(3)])
-    pixels = np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(_rescaled(np.ascontiguousarray(pixels), rng))
     draw = rng.random()
     if draw < 0.8:
-        pixels = decode_trusted(
-            encode(
-                pixels,
-                "JPEG",
-                quality=int(rng.integers(60, 98)),
-                subsampling=("4:4:4", "4:2:0", "4:2:0")[rng.integers(3)],
-            )
-        )
+        quality, subsampling = int(rng.integers(60, 98)), ("4:4:4", "4:2:0", "4:2:0")[rng.integers(3)]
+        file = encode(pixels, "JPEG", quality=quality, subsampling=subsampling)
         if rng.random() < 0.25:
-            pixels = decode_trusted(encode(pixels, "JPEG", quality=int(rng.integers(70, 96))))
-    elif draw < 0.9:
-        pixels = decode_trusted(encode(pixels, "WEBP", quality=int(rng.integers(60, 96))))
-    return pixels
+            file = encode(decode_trusted(file), "JPEG", quality=int(rng.integers(70, 96)))
+        return file
+    if draw < 0.9:
+        return encode(pixels, "WEBP", quality=int(rng.integers(60, 96)))
+    return encode(pixels, "PNG")
+
+
+def _rescaled(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    short = min(pixels.shape[:2])
+    if 256 <= short <= 1200 and rng.random() >= 0.6:
+        return pixels
+    low = max(256, round(short * 0.35))
+    high = max(low + 1, min(900, round(short * 1.15)))
+    target = int(rng.integers(300, 901)) if short > 1200 else int(rng.integers(low, high))
+    h, w = (max(224, round(side * target / short)) for side in pixels.shape[:2])
+    return resize(pixels, w, h, resample=("bicubic", "bilinear", "lanczos")[rng.integers(3)])
