@@ -1,0 +1,101 @@
+"""What every witness says of labelled pictures, before any judging: the raw material of calibration.
+
+One JSON line per picture and variant, appended as it comes, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmforensics.assistant import Assistant, gate_features
+from vlmforensics.errors import InputError
+from vlmforensics.finetune.features import prepare
+from vlmforensics.finetune.pictures import Picture
+from vlmforensics.fusion import Reading
+from vlmforensics.settings import load_settings
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One line.
+
+    Attributes:
+        variant: how the picture was prepared, see ``features``.
+        sha256: of the picture that it was made from.
+        readings: evidence source → what it measured.
+        features: what the distance gate compares, or empty.
+    """
+
+    variant: str
+    sha256: str
+    readings: Mapping[str, Reading]
+    features: tuple[float, ...]
+
+
+def observe(
+    assistant: Assistant,
+    jobs: Sequence[tuple[str, Picture]],
+    donors: Mapping[str, Sequence[Picture]],
+    file: Path,
+) -> Iterator[str]:
+    """Examine prepared pictures and append what the witnesses said; yields a progress line now and then.
+
+    Args:
+        assistant: with all its witnesses; its calibration does not matter.
+        jobs: (variant, picture) pairs.
+        donors: sha256 of a picture → real pictures that a forgery made from it may borrow from.
+        file: JSON lines; pictures that it already holds are left out.
+    """
+    done = {(o.variant, o.sha256) for o in read_observations(file)} if file.exists() else set()
+    todo = [job for job in jobs if (job[0], job[1].sha256) not in done]
+    settings = load_settings(sandbox=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with file.open("a", encoding="utf-8") as out:
+        for count, (variant, picture) in enumerate(todo, start=1):
+            try:
+                data = prepare(picture, variant, donors[picture.sha256], settings)
+                report = assistant.examine(data, file=picture.path.name, for_text=False)
+            except InputError as error:
+                yield f"left out {error}"
+                continue
+            patches = report.look.patches if report.look is not None else {}
+            line = {
+                "variant": variant,
+                "sha256": picture.sha256,
+                "readings": {
+                    item.source: [_short(item.score), [_short(v) for v in item.vector], item.code]
+                    for item in report.evidence
+                },
+                "features": [_short(v) for v in gate_features(patches)] if patches else [],
+                "failures": [failure.source for failure in report.failures],
+            }
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            if count % 50 == 0 or count == len(todo):
+                yield f"{count} of {len(todo)}, {count / (time.monotonic() - started):.2f} a second"
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def read_observations(file: Path) -> list[Observation]:
+    """Read what ``observe`` wrote; a torn last line is passed over."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError:
+            continue
+        readings = {
+            name: Reading(score, tuple(vector), code)
+            for name, (score, vector, code) in row["readings"].items()
+        }
+        found.append(Observation(row["variant"], row["sha256"], readings, tuple(row["features"])))
+    return found
