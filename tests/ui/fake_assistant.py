@@ -1,0 +1,175 @@
+"""An assistant without a network: real decoding and drawing, invented findings, scripted text.
+
+The file's name chooses the verdict (``splice``, ``render``, ``unsure``, anything else), so that tests can ask for each.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vlmforensics import imaging
+from vlmforensics.types import (
+    LABELS,
+    Answer,
+    Box,
+    Evidence,
+    Explanation,
+    Mask,
+    ModelInfo,
+    Region,
+    Reliability,
+    Report,
+    Verdict,
+)
+
+STAGES = ("decoding", "signals", "blending", "looking", "mask", "judging")
+
+
+class FakeAssistant:
+    def __init__(self, settings, *, stage_seconds=0.0, word_seconds=0.0):
+        self.settings = settings
+        self.model = ModelInfo("compact", "0.1.0", "ab" * 32, "cd" * 32, settings.sha256)
+        self.stage_seconds = stage_seconds
+        self.word_seconds = word_seconds
+        self.running = 0
+        self.most_running = 0
+        self._lock = threading.Lock()
+
+    def examine(self, source, *, file=None, progress=None):
+        with self._counted():
+            case = None
+            for stage in STAGES:
+                if progress is not None:
+                    progress(stage)
+                if stage == "decoding":
+                    case = imaging.open_case(Path(source), file=file, settings=self.settings)
+                time.sleep(self.stage_seconds)
+            return judge(case, self.model)
+
+    def explain(self, report, *, stop=None):
+        cited = " ".join(f"{item.statement[:-1]} [{item.id}]." for item in report.evidence[:3])
+        lead = {
+            "real": "No sign of manipulation was found in this picture",
+            "synthetic": "The evidence supports that the whole picture was generated",
+            "tampered": "The evidence supports that a part of this picture was replaced",
+            "inconclusive": "The evidence does not allow a verdict",
+        }[report.verdict.label]
+        text = f"{lead} [{', '.join(item.id for item in report.evidence[:2])}]. {cited}"
+        said = yield from self._words(text, stop)
+        report.explanation = Explanation(said, sentences=4)
+
+    def ask(self, report, question, *, stop=None):
+        return "".join(self.ask_stream(report, question, stop=stop))
+
+    def ask_stream(self, report, question, *, stop=None):
+        item = report.evidence[0]
+        text = f"You asked “{question}” about {report.file}. The strongest finding is {item.id}: {item.statement} [{item.id}]"
+        said = yield from self._words(text, stop)
+        report.conversation = (*report.conversation, Answer(question, said, (item.id,)))
+
+    def _words(self, text, stop):
+        said = []
+        with self._counted():
+            for word in text.split(" "):
+                if stop is not None and stop():
+                    break
+                piece = word if not said else f" {word}"
+                said.append(piece)
+                yield piece
+                time.sleep(self.word_seconds)
+        return "".join(said)
+
+    def _counted(self):
+        return _Counted(self)
+
+
+class _Counted:
+    def __init__(self, owner):
+        self.owner = owner
+
+    def __enter__(self):
+        with self.owner._lock:
+            self.owner.running += 1
+            self.owner.most_running = max(self.owner.most_running, self.owner.running)
+
+    def __exit__(self, *_):
+        with self.owner._lock:
+            self.owner.running -= 1
+
+
+def judge(case, model):
+    kind = next((name for name in ("splice", "render", "unsure") if name in case.file.lower()), "plain")
+    height, width = case.upright.shape[:2]
+    box = Box(width // 4, height // 3, max(width // 4 + 1, width * 3 // 5), max(height // 3 + 1, height * 3 // 4))
+    rows, columns = np.mgrid[0:height, 0:width]
+    inside = ((columns - (box.x0 + box.x1) / 2) / ((box.x1 - box.x0) / 2)) ** 2 + (
+        (rows - (box.y0 + box.y1) / 2) / ((box.y1 - box.y0) / 2)
+    ) ** 2
+    soft = np.clip(1.6 - inside, 0, 1).astype(np.float32) * 0.95
+    sign = {"splice": 1.0, "plain": -1.0, "render": 0.1, "unsure": 0.25}[kind]
+    whole = {"render": 1.0, "plain": -0.6, "splice": -0.4, "unsure": 0.2}[kind]
+    software = case.container.exif.get("Software", "")
+    found = [
+        ("vlm", "observed", whole * 1.7, sign * 1.2, "The label head gives the picture log-probabilities that favour "
+         f"{'generation' if whole > 0 else 'a camera'} by {abs(whole) * 1.7:.2f} nats.", None, None, (0.74, 640)),
+        ("blending", "measured", 0.0, sign * 2.1, "The blending boundary map reaches "
+         f"{0.87 if sign > 0.5 else 0.21:.2f} at its strongest, around one closed outline.", Region(box), soft, (0.83, 512)),
+        ("noise", "measured", -0.2, sign * 1.4, "Noise deviation differs by a factor of "
+         f"{2.4 if sign > 0.5 else 1.1:.1f} between the regions of the picture.", None, soft[::8, ::8], (0.71, 512)),
+        ("frequency", "measured", whole * 1.1, 0.0, f"The radial spectrum shows {3 if whole > 0.5 else 0} peaks above "
+         "the level that cameras leave.", None, None, (0.69, 480)),
+        ("metadata", "measured", 0.0, 0.0, f"The file names the software “{software or 'none'}”; metadata is easily "
+         "changed.", None, None, None),
+    ]  # fmt: skip
+    if case.container.format == "JPEG":
+        found.insert(3, ("jpeg_history", "measured", -0.3, sign * 0.7, "The picture was saved as JPEG at least "
+                         f"{'twice' if sign > 0 else 'once'}, last at quality 88.", None, None, (0.66, 505)))  # fmt: skip
+    region_found = kind == "splice"
+    mask_text = "One region of {:.1f} % of the picture stands out.".format(100 * float((soft > 0.5).mean()))
+    found.append(("mask", "measured", -0.1, sign * 1.6, mask_text if region_found else "No region stands out from the "
+                  "rest of the picture.", Region(box, soft > 0.5) if region_found else None, None, (0.78, 512)))  # fmt: skip
+    evidence = tuple(
+        Evidence(
+            source=source, statement=statement, score=synthetic + tampered, status=status, region=region,
+            heatmap=None if heat is None else np.ascontiguousarray(heat), id=f"E{number}",
+            llr=_labels(synthetic, tampered), contribution=_labels(synthetic, tampered),
+            strength=_strength(max(abs(synthetic), abs(tampered))),
+            reliability=None if known is None else Reliability(known[0], known[0] - 0.03, known[0] + 0.03, known[1]),
+        )
+        for number, (source, status, synthetic, tampered, statement, region, heat, known) in enumerate(found, 1)
+    )  # fmt: skip
+    prior = {"real": 0.4, "synthetic": -0.3, "tampered": -0.1}
+    odds = {label: prior[label] + sum(item.contribution[label] for item in evidence) for label in LABELS}
+    total = sum(math.exp(value) for value in odds.values())
+    probabilities = {label: math.exp(value) / total for label, value in odds.items()}
+    leading = max(LABELS, key=lambda label: probabilities[label])
+    unsure = kind == "unsure"
+    verdict = Verdict(
+        label="inconclusive" if unsure else leading,
+        probabilities=probabilities,
+        prior=prior,
+        abstention="The findings contradict each other, and none is strong." if unsure else None,
+        alpha=0.01,
+        leading=leading,
+        mask_agreement="The region and the verdict agree." if region_found else None,
+    )
+    mask = None
+    if region_found:
+        mask = Mask(soft, soft > 0.5, (box,), (0.91,), 0.5)
+    return Report(case, verdict, evidence, mask, model, timing={"signals": 0.8, "looking": 1.2})
+
+
+def _labels(synthetic, tampered):
+    return {"real": -(synthetic + tampered) / 2, "synthetic": synthetic, "tampered": tampered}
+
+
+def _strength(size):
+    for bound, name in ((2.3, "moderate support"), (0.7, "weak support"), (0.05, "very weak support")):
+        if size >= bound:
+            return name
+    return "no support"

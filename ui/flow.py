@@ -1,0 +1,164 @@
+"""One assistant for all visitors: loaded once in the background, used by one run at a time, each run stoppable."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from vlmforensics.errors import VlmForensicsError, WeightsUnavailable
+from vlmforensics.types import Report
+
+if TYPE_CHECKING:
+    from vlmforensics.assistant import Assistant
+
+_LOG = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed"]
+T = TypeVar("T")
+
+
+class Stopped(Exception):  # noqa: N818 - a request of the user, not an error
+    """Raised inside an examination at its next stage after the visitor asked to stop."""
+
+
+class Model:
+    """The assistant behind the page.
+
+    Args:
+        loader: makes the assistant; called once, in a background thread.
+    """
+
+    def __init__(self, loader: Callable[[], Assistant]) -> None:
+        self._loader = loader
+        self._ready = threading.Event()
+        self._turn = threading.Lock()
+        self._assistant: Assistant | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._load, name="vlmforensics-load", daemon=True)
+        self._thread.start()
+
+    def _load(self) -> None:
+        try:
+            self._assistant = self._loader()
+        except VlmForensicsError as error:
+            _LOG.error("the model can't be loaded: %s", error)
+            self._error = error
+        except Exception as error:  # boundary: a thread's exception would vanish, the page must say it
+            _LOG.exception("the model can't be loaded")
+            self._error = error
+        finally:
+            self._ready.set()
+
+    @property
+    def state(self) -> State:
+        """``loading``, ``ready`` or ``failed``."""
+        if not self._ready.is_set():
+            return "loading"
+        return "failed" if self._assistant is None else "ready"
+
+    @property
+    def status(self) -> str:
+        """The state in words."""
+        if self.state == "loading":
+            return "Loading the model…"
+        if self._assistant is None:
+            return f"The model could not be loaded: {self._error}"
+        info = self._assistant.model
+        return f"Ready · {info.name} {info.version}"
+
+    def wait(self, timeout: float | None = None) -> Assistant:
+        """The assistant, as soon as it is loaded.
+
+        Raises:
+            VlmForensicsError: why it can't be loaded, or that it is still loading after ``timeout`` seconds.
+        """
+        if not self._ready.wait(timeout):
+            raise WeightsUnavailable("the model is still loading; try again in a minute")
+        if self._assistant is None:
+            if isinstance(self._error, VlmForensicsError):
+                raise self._error
+            raise WeightsUnavailable(
+                f"the model could not be loaded ({type(self._error).__name__}); the program's log has the details"
+            )
+        return self._assistant
+
+    def examine(self, path: Path, name: str, stop: threading.Event) -> Iterator[str | Report]:
+        """Examine one file.
+
+        Args:
+            path: of the untouched bytes.
+            name: what the visitor calls the file.
+            stop: ends it at the next stage.
+
+        Yields:
+            Names of stages as they begin, then the report.
+
+        Raises:
+            VlmForensicsError: as the assistant says it.
+            Stopped: ``stop`` was set.
+        """
+        if self.state == "loading":
+            yield "loading"
+
+        def work(emit: Callable[[str | Report], None]) -> None:
+            def progress(stage: str) -> None:
+                if stop.is_set():
+                    raise Stopped
+                emit(stage)
+
+            emit(self.wait().examine(path, file=name, progress=progress))
+
+        yield from self._run(work, stop)
+
+    def explain(self, report: Report, stop: threading.Event) -> Iterator[str]:
+        """Stream the explanation piece by piece; it is kept in the report."""
+
+        def work(emit: Callable[[str], None]) -> None:
+            for piece in self.wait().explain(report, stop=stop.is_set):
+                emit(piece)
+
+        return self._run(work, stop)
+
+    def ask(self, report: Report, question: str, stop: threading.Event) -> Iterator[str]:
+        """Stream an answer piece by piece; it is kept in the report."""
+
+        def work(emit: Callable[[str], None]) -> None:
+            for piece in self.wait().ask_stream(report, question, stop=stop.is_set):
+                emit(piece)
+
+        return self._run(work, stop)
+
+    def _run(self, work: Callable[[Callable[[T], None]], None], stop: threading.Event) -> Iterator[T]:
+        """Run ``work`` in a thread of its own, one at a time, and yield what it emits.
+
+        The thread holds the turn, not the caller: a visitor who leaves in mid-stream only sets ``stop``, and the next
+        run starts when the network has really let go.
+        """
+        results: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue()
+
+        def target() -> None:
+            try:
+                with self._turn:
+                    if stop.is_set():
+                        raise Stopped
+                    work(lambda item: results.put(("item", item)))
+                results.put(("end", None))
+            except Exception as error:  # noqa: BLE001 - boundary: handed to the caller, which raises it
+                results.put(("error", error))
+
+        threading.Thread(target=target, name="vlmforensics-run", daemon=True).start()
+        try:
+            while True:
+                kind, value = results.get()
+                if kind == "end":
+                    return
+                if kind == "error":
+                    raise value  # type: ignore[misc]
+                yield value  # type: ignore[misc]
+        except GeneratorExit:
+            stop.set()
+            raise

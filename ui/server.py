@@ -1,0 +1,247 @@
+"""Serving the page: on this computer alone unless told otherwise, and then only behind a password."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmforensics.errors import SettingsError
+from vlmforensics.settings import Settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from vlmforensics.assistant import Assistant
+
+_LOG = logging.getLogger(__name__)
+AUTH_VARIABLE = "VLMFORENSICS_AUTH"
+STATIC = Path(__file__).parent / "static"
+
+CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+"""The browser itself refuses to load anything from elsewhere; gradio's templates need inline code and ``eval``."""
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this computer can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_auth(text: str | None) -> tuple[str, str] | None:
+    """``USER:PASSWORD`` → both, or None for nothing.
+
+    Raises:
+        SettingsError: no colon, an empty user, or a password of fewer than eight characters.
+    """
+    if not text:
+        return None
+    user, colon, password = text.partition(":")
+    if not colon or not user or len(password) < 8:
+        raise SettingsError("auth must be USER:PASSWORD, with a password of at least eight characters")
+    return user, password
+
+
+def launch(
+    blocks: gr.Blocks,
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    *,
+    auth: tuple[str, str] | None = None,
+    root_path: str | None = None,
+) -> str:
+    """Start serving in a background thread and return the address.
+
+    Args:
+        blocks: of ``build_app``.
+        settings: ``max_bytes`` bounds an upload.
+        host: address to bind.
+        port: TCP port, 0 for a free one.
+        auth: (user, password), or None.
+        root_path: public path behind a proxy.
+
+    Raises:
+        SettingsError: reachable by others without ``auth``, or the port is in use.
+    """
+    from .layout import theme
+
+    if not is_loopback(host) and auth is None:
+        raise SettingsError(
+            f"{host} can be reached from other computers: give --auth USER:PASSWORD (or {AUTH_VARIABLE}), "
+            "or stay on 127.0.0.1"
+        )
+    try:
+        _, local, _ = blocks.launch(
+            server_name=host,
+            server_port=port or _free_port(host),
+            auth=auth,
+            root_path=root_path,
+            theme=theme(),
+            css_paths=[STATIC / "page.css"],
+            head=f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>",
+            favicon_path=STATIC / "icon.svg",
+            app_kwargs={"middleware": _middleware(host)},
+            max_file_size=settings.max_bytes,
+            blocked_paths=[str(Path.cwd())],
+            allowed_paths=[],
+            footer_links=["api"],
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            show_error=False,
+            enable_monitoring=False,
+            run_history=False,
+            mcp_server=False,
+            strict_cors=True,
+            pwa=False,
+            inbrowser=False,
+        )
+    except OSError as error:
+        raise SettingsError(f"can't serve on {host}:{port}: {error}") from error
+    return str(local)
+
+
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    auth: str | None,
+    root_path: str | None,
+    assistant_loader: Callable[[], Assistant] | None,
+) -> None:
+    """See ``vlmforensics.ui.serve``."""
+    pair = parse_auth(auth or os.environ.get(AUTH_VARIABLE))
+    if not is_loopback(host) and pair is None:
+        # Said before the model loads: launch() would say the same, minutes later.
+        raise SettingsError(
+            f"{host} can be reached from other computers: give --auth USER:PASSWORD (or {AUTH_VARIABLE}), "
+            "or stay on 127.0.0.1"
+        )
+    with tempfile.TemporaryDirectory(prefix="vlmforensics-ui-") as folder:
+        # Uploads lie in a folder of this process, mode 0700, gone when it ends; gradio reads the name when it
+        # makes components.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        _serve_until_told(settings, host, port, pair, root_path, assistant_loader or _loader(settings))
+
+
+def _serve_until_told(
+    settings: Settings,
+    host: str,
+    port: int,
+    auth: tuple[str, str] | None,
+    root_path: str | None,
+    loader: Callable[[], Assistant],
+) -> None:
+    from .app import build_app
+    from .state import Sessions
+
+    done = threading.Event()
+    previous = {
+        number: signal.signal(number, lambda *_: done.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    sessions = Sessions()
+    try:
+        blocks = build_app(loader, settings, sessions)
+        address = launch(blocks, settings, host, port, auth=auth, root_path=root_path)
+        _say(f"vlmforensics is served on {address}  (Ctrl-C ends it)")
+        done.wait()
+        _say("\nStopping…")
+        sessions.clear()
+        blocks.close(verbose=False)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _loader(settings: Settings) -> Callable[[], Assistant]:
+    def load() -> Assistant:
+        from vlmforensics.assistant import Assistant
+
+        _say(f"Loading the model “{settings.model}”…")
+        assistant = Assistant.load(settings.model, settings=settings)
+        _say("The model is ready.")
+        return assistant
+
+    return load
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _free_port(host: str) -> int:
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host.strip("[]"), 0))
+        return int(probe.getsockname()[1])
+
+
+def _middleware(host: str) -> list[Any]:
+    from starlette.middleware import Middleware
+
+    out = [Middleware(_Headers)]
+    if is_loopback(host):
+        # A page elsewhere may point its own name at 127.0.0.1 (DNS rebinding); such a Host is not ours.
+        out.append(Middleware(_LocalHost))
+    return out
+
+
+class _Headers:
+    """ASGI middleware: security headers on every answer."""
+
+    HEADERS = (
+        (b"content-security-policy", CONTENT_POLICY.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+    )
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self.HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, sending if scope["type"] == "http" else send)
+
+
+class _LocalHost:
+    """ASGI middleware: answers only requests that name this computer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            host = named.rsplit(":", 1)[0] if not named.endswith("]") else named
+            if not is_loopback(host):
+                from starlette.responses import PlainTextResponse
+
+                answer = PlainTextResponse("This page answers only on localhost.", status_code=421)
+                await answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)

@@ -1,0 +1,201 @@
+"""What the server remembers of a visitor: the pictures examined, the conversation, the files to download.
+
+Components hold identifiers only. Everything else lives here, bounded in number, size and time, and is freed when the
+visitor leaves. One visitor's identifier is of no use to another.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmforensics.types import Report
+
+from .uploads import Upload
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One thing a visitor asked for: pictures to examine, then a question about the last of them."""
+
+    uploads: tuple[Upload, ...] = ()
+    question: str = ""
+
+
+@dataclass(eq=False)
+class Session:
+    """One browser tab.
+
+    Attributes:
+        cases: case id → report, oldest first.
+        messages: the conversation as the chat component takes it.
+        waiting: turns that were asked for and have not started.
+        stop: set to end the run under way.
+        touched: monotonic seconds of the last use.
+        closed: monotonic seconds at which the tab went away, or None.
+    """
+
+    cases: OrderedDict[str, Report] = field(default_factory=OrderedDict)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    waiting: list[Turn] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    touched: float = 0.0
+    closed: float | None = None
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """A folder of mode 0700 for files to download; made when first asked for, removed with the session."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="vlmforensics-")
+        return Path(self._folder.name)
+
+    def add(self, report: Report) -> str:
+        """Remember a report; returns its new, unguessable id."""
+        case_id = secrets.token_urlsafe(12)
+        self.cases[case_id] = report
+        return case_id
+
+    def free(self) -> None:
+        """End the run under way and forget everything."""
+        self.stop.set()
+        self.waiting.clear()
+        self.cases.clear()
+        self.messages.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+class Sessions:
+    """All visitors, least recently used first.
+
+    Args:
+        most_sessions: beyond it the least recently used is freed.
+        most_cases: pictures kept per session; beyond it the oldest is freed.
+        most_bytes: of pixels and files kept over all sessions (an estimate that leaves the networks' state out).
+        time_to_live: seconds after which an unused session is freed.
+        grace: seconds after which a session whose tab is gone is freed; a reconnecting tab finds it again before.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        most_sessions: int = 64,
+        most_cases: int = 6,
+        most_bytes: int = 2048 * MIB,
+        time_to_live: float = 3600.0,
+        grace: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.most_sessions = most_sessions
+        self.most_cases = most_cases
+        self.most_bytes = most_bytes
+        self.time_to_live = time_to_live
+        self.grace = grace
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, key: str) -> Session:
+        """The session of a tab, made where there is none."""
+        with self._lock:
+            self._sweep()
+            session = self._sessions.setdefault(key, Session())
+            session.touched = self._clock()
+            session.closed = None
+            self._sessions.move_to_end(key)
+            while len(self._sessions) > self.most_sessions:
+                self._sessions.popitem(last=False)[1].free()
+            return session
+
+    def report(self, key: str, case_id: str | None) -> Report | None:
+        """The report that a tab calls ``case_id``, or None where it is unknown or freed."""
+        return self.get(key).cases.get(case_id) if case_id else None
+
+    def add(self, key: str, report: Report) -> str:
+        """Remember a report in a tab's session, and free what no longer fits."""
+        session = self.get(key)
+        with self._lock:
+            case_id = session.add(report)
+            while len(session.cases) > self.most_cases:
+                session.cases.popitem(last=False)
+            self._fit(keep=report)
+        return case_id
+
+    def left(self, key: str) -> None:
+        """A tab was closed or lost its connection: stop its run now, free it after the grace time."""
+        with self._lock:
+            session = self._sessions.get(key)
+            if session is None:
+                return
+            session.stop.set()
+            session.closed = self._clock()
+        timer = threading.Timer(self.grace + 0.1, self.sweep)
+        timer.daemon = True
+        timer.start()
+
+    def drop(self, case_id: str) -> None:
+        """Free one report, whoever holds it."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.cases.pop(case_id, None)
+
+    def sweep(self) -> None:
+        """Free what is over its time."""
+        with self._lock:
+            self._sweep()
+
+    def clear(self) -> None:
+        """Free everything; for shutdown."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.free()
+            self._sessions.clear()
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for key, session in list(self._sessions.items()):
+            gone = session.closed is not None and now - session.closed >= self.grace
+            if gone or now - session.touched >= self.time_to_live:
+                del self._sessions[key]
+                session.free()
+
+    def _fit(self, keep: Report) -> None:
+        """Drop the reports of the least recently used sessions until the rest fit; never the newest."""
+        held = [
+            (session, name, report)
+            for session in self._sessions.values()
+            for name, report in session.cases.items()
+        ]
+        total = sum(size_of(report) for _, _, report in held)
+        for session, name, report in held:
+            if total <= self.most_bytes:
+                return
+            if report is not keep:
+                del session.cases[name]
+                total -= size_of(report)
+
+
+def size_of(report: Report) -> int:
+    """Bytes that a report holds in pixels, file and maps."""
+    case = report.case
+    total = len(case.data) + case.upright.nbytes
+    if case.stored is not case.upright:
+        total += case.stored.nbytes
+    if report.mask is not None:
+        total += report.mask.soft.nbytes + report.mask.binary.nbytes
+    return total + sum(item.heatmap.nbytes for item in report.evidence if item.heatmap is not None)

@@ -1,0 +1,144 @@
+"""Words of the page, and the one place where text becomes HTML or Markdown that can't carry markup of its own."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Container, Mapping
+
+from vlmforensics.errors import VlmForensicsError
+from vlmforensics.report.text import printable, split_citations
+from vlmforensics.types import LABELS, Evidence, Reliability
+
+TITLES: Mapping[str, str] = {
+    "real": "No sign of manipulation found",
+    "synthetic": "Wholly synthetic",
+    "tampered": "Tampered with",
+    "inconclusive": "Inconclusive",
+}
+"""The verdict in plain words; ``real`` is never "authentic", for absence of evidence is what was measured."""
+
+LABEL_NAMES: Mapping[str, str] = {
+    "real": "no sign of manipulation",
+    "synthetic": "wholly synthetic",
+    "tampered": "tampered with",
+}
+
+SUMMARIES: Mapping[str, str] = {
+    "real": "Nothing that was measured tells this picture from an untouched photograph. That is not proof of authenticity.",
+    "synthetic": "What was measured fits a picture made as a whole by a generator better than a photograph.",
+    "tampered": "What was measured fits a photograph of which a part was replaced or redrawn.",
+    "inconclusive": "The evidence is too weak, or too contradictory, for a verdict that would be right often enough.",
+}
+
+SOURCES: Mapping[str, str] = {
+    "vlm": "Vision-language model",
+    "blending": "Blending detector",
+    "mask": "Region search",
+    "metadata": "Metadata",
+    "generation": "Generation parameters",
+    "c2pa": "Content Credentials (C2PA)",
+    "jpeg": "JPEG history",
+    "jpeg_history": "JPEG history",
+    "jpeg_ghost": "JPEG ghosts",
+    "ela": "Error level analysis",
+    "noise": "Noise consistency",
+    "frequency": "Frequency traces",
+    "copymove": "Copied regions",
+}
+
+STAGES: Mapping[str, str] = {
+    "loading": "Loading the model",
+    "decoding": "Reading the file",
+    "signals": "Measuring traces of cameras, codecs and generators",
+    "blending": "Looking for blended edges",
+    "looking": "Looking at the whole picture",
+    "mask": "Searching for a suspect region",
+    "judging": "Weighing the evidence",
+}
+
+_TINY = 0.05
+"""Contributions below this many nats move no probability by more than about one percentage point."""
+
+
+def escape(text: str) -> str:
+    """Any text as HTML text or a quoted attribute value; controls and bidirectional marks become visible."""
+    return html.escape(printable(text, limit=4000), quote=True)
+
+
+def chat_text(text: str, known: Container[str] = ()) -> str:
+    """Text of a model or of a file as Markdown that shows it literally, citations of known evidence linked.
+
+    Marks that Markdown acts upon become numeric entities, so that neither a picture (which would load!), nor HTML,
+    nor a link can arise from it.
+    """
+    parts = []
+    for paragraph in re.split(r"\n\s*\n", text.strip()):
+        lines = [_chat_line(printable(line.strip(), limit=4000), known) for line in paragraph.splitlines()]
+        parts.append("\n".join(line for line in lines if line))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _chat_line(line: str, known: Container[str]) -> str:
+    shown = []
+    for piece, cited in split_citations(line):
+        if cited and all(name in known for name in cited):
+            shown.append(" ".join(f"[{name}](#evidence-{name})" for name in cited))
+        else:
+            shown.append(_literal(piece))
+    return "".join(shown)
+
+
+_MARKDOWN = re.compile(
+    r"[\\`*_{}\[\]<>#|~!&$@^=]"  # emphasis, code, links, HTML, headings, tables, mathematics
+    r"|(?<=www)\.|:(?=//)"  # addresses that become links by themselves
+    r"|^[-+](?=\s|$)|^-+$|(?<=^\d)[.)]|(?<=^\d\d)[.)]",  # lists and rules
+    re.IGNORECASE,
+)
+
+
+def _literal(text: str) -> str:
+    return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(character)};" for character in found.group()), text)
+
+
+def source_name(source: str) -> str:
+    """A source's name for readers."""
+    return SOURCES.get(source, source.replace("_", " ").replace("-", " ").capitalize())
+
+
+def stage_name(stage: str) -> str:
+    """A stage of the examination for readers."""
+    return STAGES.get(stage, stage.replace("_", " ").capitalize())
+
+
+def right_on(reliability: Reliability) -> str:
+    """How often a source is right: ``right on 83 % of 512 validation pictures (80–86 %)``."""
+    low, high = 100 * reliability.low, 100 * reliability.high
+    return (
+        f"right on {100 * reliability.balanced_accuracy:.0f} % of {reliability.n:,} validation pictures "
+        f"({low:.0f}–{high:.0f} %)"
+    )
+
+
+def weight_for(evidence: Evidence, label: str) -> float:
+    """Log-odds by which a finding favours ``label`` over the average of the other labels, in nats."""
+    others = [evidence.contribution[name] for name in LABELS if name != label]
+    return float(evidence.contribution[label]) - sum(others) / len(others)
+
+
+def favours(evidence: Evidence) -> str | None:
+    """The label that a finding speaks for most, or None where it moves nothing."""
+    best = max(LABELS, key=lambda label: weight_for(evidence, label))
+    return best if weight_for(evidence, best) >= _TINY else None
+
+
+def error_sentence(error: BaseException, file: str) -> str:
+    """One sentence (or two) for a reader: what went wrong with ``file`` and what can be done."""
+    if isinstance(error, VlmForensicsError):
+        message = error.message[:1].upper() + error.message[1:]
+        stop = "" if message.endswith((".", "!", "?")) else "."
+        return f"{file}: {message}{stop}" if file else f"{message}{stop}"
+    return (
+        f"{file or 'This picture'}: something broke on our side ({type(error).__name__}), and the picture was not "
+        "judged. The program's log has the details; please report it."
+    )
