@@ -34,10 +34,9 @@ def prepare(
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
+    from vlmforensics.compact.assembly import build_base
     from vlmforensics.finetune.features import compute
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
-
-    from vlmforensics.compact.assembly import build_base
     from vlmforensics.settings import load_settings
 
     index, _, count = part.partition("/")
@@ -47,6 +46,96 @@ def prepare(
     for name in variant:
         for line in compute(tower, pictures, folds, cache, name, part=(int(index), int(count))):
             typer.echo(line)
+
+
+TRAINING = ("equalised", "augmented-1", "made-1")
+"""Variants that the compact model's parts are trained and scored on."""
+GROUPS = ((0, 1), (2, 3), (4,))
+"""Folds that are left out together: each picture is scored by a model that saw nothing of its family."""
+
+
+@app.command()
+def label(
+    data: Data,
+    cache: Cache,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and scores.")],
+    left_out: Annotated[
+        int, typer.Option(help="Group of folds to leave out and score; -1 trains on all and ships.")
+    ] = -1,
+    epochs: float = 1.0,
+    threads: int = 0,
+    seed: int = 0,
+    resume: bool = True,
+) -> None:
+    """Train the compact model's label path; see ``compact_label``."""
+    import logging
+
+    from vlmforensics.compact.assembly import build_base
+    from vlmforensics.compact.shipped import DATA, save_shipped
+    from vlmforensics.finetune import compact_label as training
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest
+    from vlmforensics.settings import load_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    pictures = load_manifest(data)
+    folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
+    samples = training.samples_of(pictures, cache, TRAINING)
+    omitted = GROUPS[left_out] if left_out >= 0 else ()
+    train = [s for s in samples if folds[s.picture.sha256] not in omitted]
+    recipe = training.LabelRecipe(label_epochs=epochs, seed=seed)
+    parts = build_base(load_settings(threads=threads), seed=seed)
+    training.train_label(parts, training.Memory(train, cache), train, recipe, out, resume=resume)
+    if omitted:
+        test = [s for s in samples if folds[s.picture.sha256] in omitted]
+        training.write_scores(out / "scores.json", training.score(parts, cache, test))
+        return
+    facts = {
+        "command": f"vlmforensics finetune label --epochs {epochs:g} --seed {seed}",
+        "samples": len(train),
+        "variants": list(TRAINING),
+        "recipe": vars(recipe),
+    }
+    save_shipped(DATA, parts, version="1", training=facts)
+    typer.echo(f"wrote {DATA}")
+
+
+@app.command()
+def crops(
+    data: Data, cache: Cache, out: Annotated[Path, typer.Option(help="JSON file for unseen-source scores.")]
+) -> None:
+    """Train the crop expert on all pictures, ship it, and score each picture with its family left out."""
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from vlmforensics.compact.shipped import DATA
+    from vlmforensics.finetune import compact_crops as expert
+    from vlmforensics.finetune.compact_label import samples_of, write_scores
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest
+
+    pictures = load_manifest(data)
+    folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
+    samples = samples_of(pictures, cache, TRAINING)
+    features = expert.read(samples, cache)
+    home = np.array([folds[s.picture.sha256] for s in samples])
+    scores: dict[tuple[str, str], list[float]] = {}
+    for fold in range(FOLDS):
+        weights = expert.fit(
+            features[home != fold], [s for s, f in zip(samples, home, strict=True) if f != fold]
+        )
+        for row in np.flatnonzero(home == fold):
+            sample = samples[row]
+            scores[sample.variant, sample.picture.sha256] = expert.apply(
+                weights, features[row : row + 1]
+            ).tolist()
+    write_scores(out, scores)
+    DATA.mkdir(exist_ok=True)
+    save_file(
+        expert.fit(features, samples), DATA / "crops.safetensors", {"samples": json.dumps(len(samples))}
+    )
+    typer.echo(f"wrote {out} and {DATA / 'crops.safetensors'}")
 
 
 if __name__ == "__main__":
