@@ -1,0 +1,287 @@
+"""Score a trained mask head on held-back pictures, calibrate it, and export it with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+
+from vlmforensics.errors import InputError
+from vlmforensics.finetune.mask_metrics import (
+    Scored,
+    calibrate,
+    false_area,
+    localisation,
+    summarise,
+)
+from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, load_mask, load_pixels
+from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.imaging import resize_plane
+from vlmforensics.masks.head import MANIFEST, SCHEMA
+from vlmforensics.masks.network import MaskNetwork
+from vlmforensics.masks.regions import PixelCalibration, find_regions
+from vlmforensics.masks.residuals import ResidualBank, luma_planes
+from vlmforensics.settings import Settings
+from vlmforensics.types import Grey, Pixels
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "masks.safetensors"
+FORGERIES = "tamper"
+"""First folder of found forgeries and their originals: for validation only, whatever their source."""
+LARGEST_SIDE_SHOWN = 2048
+"""Found pictures with a longer side are left out of the classical comparison, which reads every pixel."""
+
+MapFunction = Callable[[Pixels], Grey]
+"""Upright pixels → float32 (h, w) in [0, 1] at any resolution: a classical map to compare with."""
+
+
+def score_sample(
+    network: MaskNetwork,
+    pixels: Pixels,
+    patches: Mapping[int, NDArray[np.floating]],
+    truth: NDArray[np.bool_],
+    kind: str,
+    source: str,
+) -> Scored:
+    """What the network says about one picture, without any user prompt and without its label."""
+    values = {layer: patches[layer].astype(np.float32) for layer in network.config.encoder.layers}
+    with torch.inference_mode():
+        said = network(pixels, patches=values)
+    logits = said.mask.float().cpu().numpy().astype(np.float16)
+    return Scored(logits, float(said.presence), truth, kind, source)
+
+
+def score_series(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -> list[Scored]:
+    """Score made samples."""
+    network.eval()
+    found = []
+    for index in indices:
+        sample = cache[index]
+        found.append(
+            score_sample(network, sample.pixels, sample.patches, sample.mask, sample.kind, sample.source)
+        )
+    return found
+
+
+def score_pictures(network: MaskNetwork, tower: TowerFunction, pictures: Sequence[Picture]) -> list[Scored]:
+    """Score found pictures as they are: those with a mask picture, and untouched ones without."""
+    network.eval()
+    settings = Settings(sandbox=False)
+    found = []
+    for picture in pictures:
+        try:
+            pixels = load_pixels(picture.path, settings)
+            truth = (
+                load_mask(picture.mask, settings)
+                if picture.mask
+                else np.zeros(pixels.shape[:2], dtype=np.bool_)
+            )
+        except InputError as error:
+            logger.warning("left out: %s", error)
+            continue
+        if truth.shape != pixels.shape[:2]:
+            logger.warning("left out: the mask of %s has another size", picture.path.name)
+            continue
+        kind = picture.kind if picture.mask else "untouched"
+        found.append(score_sample(network, pixels, tower(pixels), truth, kind, picture.source))
+    return found
+
+
+def found_untouched(pictures: Sequence[Picture], most: int, seed: int) -> list[Picture]:
+    """Photographs as found, of sources that training never saw: at most ``most``, drawn with ``seed``."""
+    chosen = [
+        picture
+        for picture in pictures
+        if picture.label == "real" and held_back(picture.source) and picture.part != FORGERIES
+    ]
+    if len(chosen) > most:
+        picks = np.random.default_rng(seed).choice(len(chosen), size=most, replace=False)
+        chosen = [chosen[int(index)] for index in sorted(picks)]
+    return chosen
+
+
+def noise_map(pixels: Pixels) -> Grey:
+    """Classical noise inconsistency: how far a block's residual energy is from the picture's median.
+
+    The strength of the noise is estimated robustly in each block (median absolute residual), and a block is
+    suspect the farther it lies from the median block, in units of the blocks' own spread.
+
+    References:
+        Mahdian & Saic 2009, "Using noise inconsistencies for blind image forensics".
+    """
+    with torch.inference_mode():
+        residual = ResidualBank()(torch.from_numpy(luma_planes(pixels))[None])[0, 3].abs().numpy()
+    height, width = (max(16, extent // 16 * 16) for extent in residual.shape)
+    if residual.shape[0] < height or residual.shape[1] < width:
+        return np.zeros(pixels.shape[:2], dtype=np.float32)
+    blocks = residual[:height, :width].reshape(height // 16, 16, width // 16, 16).swapaxes(1, 2)
+    level = np.log(np.median(blocks.reshape(*blocks.shape[:2], -1), axis=2) + 0.02)
+    centre = np.median(level)
+    spread = 1.4826 * np.median(np.abs(level - centre)) + 1e-3
+    suspect = 1 - np.exp(-np.abs(level - centre) / (3 * spread))
+    return cv2.GaussianBlur(suspect.astype(np.float32), (3, 3), 0)
+
+
+def compare_classical(
+    maps: Mapping[str, MapFunction],
+    fit: Sequence[tuple[Pixels, NDArray[np.bool_]]],
+    test: Sequence[tuple[Pixels, NDArray[np.bool_]]],
+) -> dict[str, Any]:
+    """The same figures for classical maps; each gets the threshold with the best mean F1 on ``fit``."""
+    report: dict[str, Any] = {}
+    for name, function in maps.items():
+        fitted = [(_full(function, pixels), truth) for pixels, truth in fit if truth.any()]
+        thresholds = np.arange(0.05, 1.0, 0.05)
+        means = [
+            localisation([(soft, soft >= threshold, truth) for soft, truth in fitted])["f1_fixed"]
+            for threshold in thresholds
+        ]
+        threshold = float(thresholds[int(np.argmax(means))])
+        tested = [(_full(function, pixels), truth) for pixels, truth in test]
+        marked = [(soft, find_regions(soft, threshold, 0.0005)[0], truth) for soft, truth in tested]
+        report[name] = {
+            "threshold": round(threshold, 2),
+            "tampered": localisation([triple for triple in marked if triple[2].any()]),
+            "untouched": false_area([binary for _, binary, truth in marked if not truth.any()]),
+        }
+    return report
+
+
+def _full(function: MapFunction, pixels: Pixels) -> Grey:
+    return np.clip(resize_plane(function(pixels), pixels.shape[1], pixels.shape[0]), 0, 1)
+
+
+def validate(
+    network: MaskNetwork,
+    tower: TowerFunction,
+    cache: SampleCache,
+    pictures: Sequence[Picture],
+    *,
+    made: int,
+    untouched: int,
+    seed: int,
+    maps: Mapping[str, MapFunction] | None = None,
+) -> tuple[PixelCalibration, dict[str, Any]]:
+    """Calibrate on the first half of the made validation series; report on everything else.
+
+    Args:
+        network: trained.
+        tower: the frozen tower.
+        cache: the made series of held-back sources.
+        pictures: all found pictures; forgeries with masks, their originals, and untouched photographs are
+            picked.
+        made: samples of the series, half for calibration, half for the report.
+        untouched: found photographs of unseen sources, at most.
+        seed: of the draws.
+        maps: classical maps to compare with.
+
+    Returns:
+        ``(calibration, report)``; the report is JSON-serialisable.
+    """
+    half = made // 2
+    fitting = score_series(network, cache, range(half))
+    calibration = calibrate(fitting, seed)
+    testing = score_series(network, cache, range(half, made))
+    forged = [picture for picture in pictures if picture.part == FORGERIES]
+    found = score_pictures(network, tower, [p for p in forged if p.mask is not None or p.label == "real"])
+    clean = score_pictures(network, tower, found_untouched(pictures, untouched, seed))
+    report: dict[str, Any] = {
+        "calibration_n": len(fitting),
+        "made": summarise(testing, calibration),
+        "found_forgeries": summarise(found, calibration),
+        "found_forgeries_by_source": by_source(found, calibration),
+        "found_untouched_unseen_sources": false_area([item.mask(calibration).binary for item in clean]),
+    }
+    if maps:
+        settings = Settings(sandbox=False)
+        pairs = [(cache[index].pixels, cache[index].mask) for index in range(made)]
+        report["classical_made"] = compare_classical(maps, pairs[:half], pairs[half:])
+        known = [p for p in forged if p.mask is not None or p.label == "real"]
+        files = _loaded(known, settings)
+        report["classical_found_forgeries"] = compare_classical(maps, pairs[:half], files)
+    return calibration, report
+
+
+def by_source(scored: Sequence[Scored], calibration: PixelCalibration) -> dict[str, Any]:
+    """Localisation on the forgeries of each source."""
+    names = sorted({item.source for item in scored if item.tampered})
+    return {
+        name: summarise([item for item in scored if item.tampered and item.source == name], calibration)[
+            "tampered"
+        ]
+        for name in names
+    }
+
+
+def _loaded(pictures: Sequence[Picture], settings: Settings) -> list[tuple[Pixels, NDArray[np.bool_]]]:
+    loaded = []
+    for picture in pictures:
+        pixels = load_pixels(picture.path, settings)
+        truth = (
+            load_mask(picture.mask, settings) if picture.mask else np.zeros(pixels.shape[:2], dtype=np.bool_)
+        )
+        if truth.shape == pixels.shape[:2] and max(truth.shape) <= LARGEST_SIDE_SHOWN:
+            loaded.append((pixels, truth))
+    return loaded
+
+
+def export(
+    network: MaskNetwork,
+    calibration: PixelCalibration,
+    folder: Path,
+    *,
+    training: Mapping[str, Any],
+    validation: Mapping[str, Any],
+) -> Path:
+    """Write half-precision weights and the manifest that :class:`vlmforensics.masks.MaskHead` loads.
+
+    Args:
+        network: trained.
+        calibration: fitted on the half-precision weights.
+        folder: made where missing.
+        training: command, seed, data summary: whatever lets a reader judge and repeat the run.
+        validation: the report of :func:`validate`.
+
+    Returns:
+        The manifest's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save({name: value.half().contiguous() for name, value in network.state_dict().items()})
+    (folder / WEIGHTS).write_bytes(data)
+    manifest = {
+        "schema": SCHEMA,
+        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
+        "network": network.config.to_json(),
+        "inputs": {"tower": True, "boundary": False, "seg": False},
+        "inputs_note": (
+            "Trained with the learned default [SEG] prompt and without boundary maps: these weights ignore "
+            "hidden states at [SEG], label log-probabilities and boundary maps."
+        ),
+        "calibration": calibration.to_json(),
+        "training": dict(training),
+        "validation": dict(validation),
+    }
+    path = folder / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
+    return path
+
+
+def round_trip_half(network: MaskNetwork) -> MaskNetwork:
+    """The network with its weights rounded to half precision, as they will be loaded."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half().float())
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(buffer.half().float())
+    return network

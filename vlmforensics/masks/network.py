@@ -1,0 +1,136 @@
+"""The mask network: compact encoder → ``[SEG]`` prompt → Segment Anything's decoder → map and presence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlmforensics.masks.encoder import CompactEncoder, EncoderConfig
+from vlmforensics.masks.sam import DecoderConfig, PromptedDecoder
+from vlmforensics.types import Pixels
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the whole network; ``seg`` is the width of the backbone's hidden state at ``[SEG]``."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    seg: int = 576
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """The opposite of :meth:`to_json`.
+
+        Raises:
+            TypeError: unknown or missing keys.
+            KeyError: a part is missing.
+        """
+        encoder = dict(values["encoder"])
+        encoder["layers"] = tuple(encoder["layers"])
+        return cls(EncoderConfig(**encoder), DecoderConfig(**values["decoder"]), values["seg"])
+
+
+class SegPrompt(nn.Module):
+    """The hidden state at ``[SEG]``, modulated by the label, as a sparse prompt.
+
+    SIDA fuses the two by attention over a single key, whose weight is 1 whatever the query: the label cannot
+    act. Here the label scales and shifts the projected state (FiLM, Perez et al. 2018) before a
+    non-linearity, so the prompt depends on both, and on their combination.
+    """
+
+    def __init__(self, seg: int, channels: int) -> None:
+        super().__init__()
+        self.default = nn.Parameter(torch.randn(channels) * 0.02)
+        self.norm = nn.LayerNorm(seg)
+        self.project = nn.Linear(seg, channels)
+        self.film = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, 2 * channels))
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, seg: Tensor | None, label_log_probs: Tensor | None) -> Tensor:
+        """(seg,) and (3,) natural-log probabilities → (channels,); without ``seg``, the learned default."""
+        if seg is None:
+            return self.default
+        if label_log_probs is None:
+            label_log_probs = seg.new_full((3,), 1 / 3).log()
+        # Centre and bound: a confident head says -20, and that must not drown the hidden state.
+        label = (label_log_probs - label_log_probs.mean()).clamp(-8, 8) / 4
+        scale, shift = self.film(label).chunk(2)
+        state = self.project(self.norm(seg)) * (1 + scale) + shift
+        token: Tensor = self.default + self.out(F.gelu(state))
+        return token
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Logits of one picture: ``mask`` and ``edge`` (SIDE, SIDE), ``presence`` scalar, ``coarse`` (64, 64)."""
+
+    mask: Tensor
+    edge: Tensor
+    presence: Tensor
+    coarse: Tensor
+
+
+class MaskNetwork(nn.Module):
+    """All trainable parts together."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = CompactEncoder(config.encoder)
+        self.seg = SegPrompt(config.seg, config.decoder.channels)
+        self.decoder = PromptedDecoder(config.decoder)
+
+    def forward(
+        self,
+        pixels: Pixels,
+        *,
+        patches: Mapping[int, NDArray[np.float32]] | None = None,
+        boundary: NDArray[np.float32] | None = None,
+        seg: NDArray[np.float32] | None = None,
+        label_log_probs: Sequence[float] | None = None,
+        points: Sequence[tuple[float, float, bool]] = (),
+        box: tuple[float, float, float, float] | None = None,
+    ) -> Prediction:
+        """Predict for one upright picture; prompts are in SAM's square frame (see ``sam.to_frame``)."""
+        embedding, coarse = self.embed(pixels, patches, boundary)
+        return self.decode(embedding, coarse, seg, label_log_probs, points, box)
+
+    def embed(
+        self,
+        pixels: Pixels,
+        patches: Mapping[int, NDArray[np.float32]] | None,
+        boundary: NDArray[np.float32] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The image embedding (1, channels, 64, 64) and the encoder's coarse logits (1, 1, 64, 64)."""
+        tensors = {layer: torch.from_numpy(np.asarray(p, np.float32)) for layer, p in (patches or {}).items()}
+        return self.encoder(pixels, tensors or None, boundary)
+
+    def decode(
+        self,
+        embedding: Tensor,
+        coarse: Tensor,
+        seg: NDArray[np.float32] | None,
+        label_log_probs: Sequence[float] | None,
+        points: Sequence[tuple[float, float, bool]],
+        box: tuple[float, float, float, float] | None,
+    ) -> Prediction:
+        """The mask decoder on an embedding; the coarse map is its mask prompt."""
+        state = None if seg is None else torch.from_numpy(np.asarray(seg, np.float32)).to(embedding.device)
+        labels = None
+        if label_log_probs is not None:
+            labels = torch.tensor(list(label_log_probs), dtype=torch.float32, device=embedding.device)
+        token = self.seg(state, labels)
+        maps, scores = self.decoder(embedding, token, dense=coarse.detach(), points=points, box=box)
+        return Prediction(maps[0], maps[1], scores[0], coarse[0, 0])
