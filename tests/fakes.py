@@ -1,4 +1,4 @@
-"""Scripted parts for tests of the rooms above the networks: an assistant that needs no weights and no torch."""
+"""Scripted parts for tests of the rooms above the networks: an assistant without weights and torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _source(calibrator) -> SourceCalibration:
 
 
 def calibration(n: int = 999) -> Calibration:
-    """Sources ``brightness`` (bright = tampered), ``blending``, ``mask`` and ``vlm``, for whole-range scores in [0, 1]."""
+    """Sources ``brightness`` (bright = tampered), ``blending``, ``mask`` and ``vlm``; scores in [0, 1]."""
 
     def logistic(slope):
         return Logistic(0.5, 0.25, 0.0, 1.0, ZERO, np.array(slope, float), ZERO)
@@ -175,8 +175,7 @@ def make(**parts) -> Assistant:
         "backbone": Backbone(), "sources": [Brightness()], "blending": Blending(), "masks": Masks(),
         "calibration": calibration(), **parts,
     }  # fmt: skip
-    tower = chosen.pop("tower", None)
-    return Assistant(**chosen, settings=settings, tower=tower)
+    return Assistant(**chosen, settings=settings)
 
 
 def load_slowly(model=None, *, settings=None) -> Assistant:

@@ -91,9 +91,8 @@ def test_page_asks_nobody_for_anything(report):
 def test_page_is_accessible(report):
     page = Page(to_html(report))
     assert ("html", "lang", "en") in page.attributes
-    assert page.tags.count("img") == sum(
-        1 for tag, name, value in page.attributes if tag == "img" and name == "alt" and value
-    )
+    described = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt") and value]
+    assert len(described) == page.tags.count("img") > 0
     assert page.tags.count("h1") == 1
     assert all(word in page.text for word in ("no sign of manipulation", "wholly generated", "partly edited"))
 
@@ -156,7 +155,7 @@ def test_page_refuses_another_picture(fakes, report):
 def test_markdown_is_inert(report):
     text = to_markdown(report)
     assert "<img" not in text.replace("\\<img", "")
-    assert "](http" not in text
+    assert "http://" not in text
     assert "\u202e" not in text
     assert "\\[E1, E2\\]" in text
 

@@ -83,11 +83,18 @@ def test_no_region_is_null_unless_the_verdict_is_tampered(fakes):
     real = fakes.make(masks=masks, backbone=fakes.Backbone((0.98, 0.01, 0.01)), blending=None).examine(data)
     assert real.verdict.label != "tampered"
     assert to_record(real)["mask"] is None
-    real.verdict = Verdict("tampered", {"real": 0.1, "synthetic": 0.1, "tampered": 0.8}, real.verdict.prior,
-                           None, 0.01, "tampered")  # fmt: skip
+    tampered = Verdict(
+        "tampered",
+        {"real": 0.1, "synthetic": 0.1, "tampered": 0.8},
+        real.verdict.prior,
+        None,
+        0.01,
+        "tampered",
+    )
+    real.verdict = tampered
     assert not rle_decode(to_record(real)["mask"]).any()
     without = fakes.make(masks=None, blending=None).examine(data)
-    assert without.verdict.label == "tampered"
+    without.verdict = tampered
     assert to_record(without)["mask"] is None
 
 

@@ -18,9 +18,11 @@ import numpy as np
 from vlmforensics import explain as narrator
 from vlmforensics import fusion, imaging
 from vlmforensics.assistant.parts import (
+    VLM,
     BlendingWitness,
     MaskWitness,
     Parts,
+    TowerPatches,
     calibration_for,
     describe,
     gate_features,
@@ -48,6 +50,7 @@ from vlmforensics.vlm.base import LABEL_HEAD, TEXT, Backbone, Look
 
 Progress = Callable[[str], None]
 Stop = Callable[[], bool]
+NETWORK = "network"
 _log = logging.getLogger(__name__)
 
 
@@ -116,11 +119,12 @@ class Assistant:
         calibration: fusion.Calibration,
         settings: Settings | None = None,
         *,
-        tower: Any = None,
+        tower: TowerPatches | None = None,
+        calibrated_as: str = VLM,
     ) -> None:
         self.settings = load_settings() if settings is None else settings
-        self._parts = Parts(backbone, tuple(sources), blending, masks, calibration, tower)
-        self._calibration = calibration_for(backbone.name, calibration)
+        self._parts = Parts(backbone, tuple(sources), blending, masks, calibration, tower, calibrated_as)
+        self._calibration = calibration_for(calibrated_as, calibration)
         self.model: ModelInfo = describe(self._parts, self.settings)
         # one thread of our own beside the networks' on a small machine; more bring nothing to a dozen short
         # sources
@@ -149,6 +153,7 @@ class Assistant:
             parts.calibration,
             settings,
             tower=parts.tower,
+            calibrated_as=parts.calibrated_as,
         )
 
     @property
@@ -189,6 +194,7 @@ class Assistant:
         running = self._start_sources(case)
         say("blending")
         self._blend(work)
+        self._ask_experts(work)
         say("looking")
         look = self._look(work, for_text=for_text)
         say("mask")
@@ -204,7 +210,8 @@ class Assistant:
 
     def _start_sources(self, case: CaseImage) -> list[tuple[str, Future[tuple[list[Evidence], float]]]]:
         """Start the local witnesses beside the networks, which free the interpreter while they compute."""
-        return [(source.name, self._submit(source, case)) for source in self._parts.sources]
+        aside = (source for source in self._parts.sources if source.cost != NETWORK)
+        return [(source.name, self._submit(source, case)) for source in aside]
 
     def _submit(self, source: EvidenceSource, case: CaseImage) -> Future[tuple[list[Evidence], float]]:
         if self._pool is not None:
@@ -239,12 +246,22 @@ class Assistant:
             except Exception as error:  # noqa: BLE001 - see _collect_sources
                 work.fail("blending", error)
 
+    def _ask_experts(self, work: _Examination) -> None:
+        """Hear the witnesses that are networks, in turn with the others: two at once get in the way."""
+        for source in self._parts.sources:
+            if source.cost == NETWORK:
+                with work.clock(source.name):
+                    try:
+                        work.local += source.examine(work.case)
+                    except Exception as error:  # noqa: BLE001 - see _collect_sources
+                        work.fail(source.name, error)
+
     def _look(self, work: _Examination, *, for_text: bool) -> Look | None:
         with work.clock("looking"):
             try:
                 return self.backbone.look(work.case.upright, work.hints, for_text=for_text)
             except Exception as error:  # noqa: BLE001 - see _collect_sources
-                work.fail("vlm", error)
+                work.fail(VLM, error)
                 return None
 
     def _locate(self, work: _Examination, look: Look | None) -> tuple[Mask | None, list[Evidence]]:
@@ -313,7 +330,7 @@ class Assistant:
         against = float(np.logaddexp(look.log_probs[1], look.log_probs[2]) - look.log_probs[0])
         return [
             Evidence(
-                source="vlm",
+                source=VLM,
                 statement=f"The {means} of the language model {name} weighs {shares} before calibration.",
                 score=against,
                 vector=look.log_probs,
@@ -407,7 +424,7 @@ class Assistant:
                 result = self._one_of_many(path, text)
                 if ledger is not None:
                     ledger.append(
-                        to_record(result)
+                        to_record(result) | {"file": file}
                         if isinstance(result, Report)
                         else error_record(file, file_digest(path), result, self.model)
                     )

@@ -6,18 +6,24 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmforensics.errors import MissingExtra
+from vlmforensics.errors import MissingExtra, WeightsUnavailable
 from vlmforensics.fusion import Calibration
 from vlmforensics.settings import Settings
 from vlmforensics.types import Box, CaseImage, Evidence, EvidenceSource, Grey, Mask, ModelInfo, Pixels
 from vlmforensics.vlm.base import Backbone
 
+if TYPE_CHECKING:
+    from vlmforensics.compact.tower import Tower
+
 COMPACT = "compact"
+VLM = "vlm"
+CROPS_FILE = "crops.safetensors"
+TowerPatches = Callable[[Pixels], Mapping[int, NDArray[np.float32]]]
 
 
 class BlendingWitness(Protocol):
@@ -70,6 +76,7 @@ class Parts:
         calibration: what fusion reads (``vlmforensics.fusion.Calibration``).
         tower: upright pixels → tower layer → patch features, for the mask head where the backbone is another
             model than the one the mask head was trained beside; None where the backbone's own features fit.
+        calibrated_as: entry of the calibration that reads the backbone's opinion.
     """
 
     backbone: Backbone
@@ -77,21 +84,26 @@ class Parts:
     blending: BlendingWitness | None
     masks: MaskWitness | None
     calibration: Calibration
-    tower: Callable[[Pixels], Mapping[int, NDArray[np.float32]]] | None = None
+    tower: TowerPatches | None = None
+    calibrated_as: str = VLM
 
 
-def calibration_for(backbone: str, calibration: Calibration) -> Calibration:
+def calibration_for(calibrated_as: str, calibration: Calibration) -> Calibration:
     """The calibration as it holds beside a backbone.
 
-    The source ``vlm`` was calibrated on the compact model. Another model's opinion means something else, so
-    it is read by the entry ``vlm@NAME`` where the calibration file has one, and else counts zero and is shown
-    as not calibrated.
+    The source ``vlm`` was calibrated on the compact model. Another model's opinion means something else, so it
+    is read by the entry ``vlm@NAME`` where the calibration file has one, and else counts zero and is shown as
+    not calibrated.
+
+    Args:
+        calibrated_as: ``vlm`` for the compact model, else the entry to read in its place.
+        calibration: as loaded.
     """
-    if backbone == COMPACT:
+    if calibrated_as == VLM:
         return calibration
-    sources = {name: entry for name, entry in calibration.sources.items() if name != "vlm"}
-    if f"vlm@{backbone}" in sources:
-        sources["vlm"] = sources[f"vlm@{backbone}"]
+    sources = {name: entry for name, entry in calibration.sources.items() if name != VLM}
+    if calibrated_as in sources:
+        sources[VLM] = sources[calibrated_as]
     return replace(calibration, sources=sources)
 
 
@@ -135,22 +147,54 @@ def load_parts(model: str, settings: Settings) -> Parts:
     """
     from vlmforensics.signals import load_sources
 
-    calibration = Calibration.load(settings.calibration) if settings.calibration else Calibration.default()
+    calibration = Calibration.load(settings.calibration)
     try:
         from vlmforensics.blending import BlendingDetector
+        from vlmforensics.compact.assembly import build_base
         from vlmforensics.masks import MaskHead
         from vlmforensics.vlm import load_backbone
 
         backbone = load_backbone(model, settings)
-        device = getattr(backbone, "device", "cpu")
+        embedded = model == COMPACT
+        # beside another backbone the tower alone is kept; the rest of the compact base goes out of memory here
+        tower = backbone.tower if embedded else build_base(settings).tower  # type: ignore[attr-defined]
+        device = str(tower.device)
         return Parts(
             backbone=backbone,
-            sources=load_sources(settings),
-            blending=BlendingDetector.load(settings, device=str(device)),
-            masks=MaskHead.load(settings, device=str(device)),
+            sources=[*load_sources(settings), *_experts(tower, calibration)],
+            blending=BlendingDetector.load(settings, device=device),
+            masks=MaskHead.load(settings, device=device),
             calibration=calibration,
+            tower=None if embedded else _patches_of(tower),
+            calibrated_as=VLM if embedded else f"{VLM}@{backbone.name}",
         )
     except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] == "vlmforensics":
+            raise
         raise MissingExtra(
             f'the model needs {error.name}, which is not installed: pip install "vlmforensics[model]"'
         ) from error
+
+
+def _patches_of(tower: Tower) -> TowerPatches:
+    """The tower as the mask head wants it: what a look of the compact model carries along."""
+    from vlmforensics.compact.tower import squash
+
+    def patches(pixels: Pixels) -> Mapping[int, NDArray[np.float32]]:
+        seen = tower.features([squash(pixels)])
+        return {layer: features[0] for layer, features in seen.patches.items()}
+
+    return patches
+
+
+def _experts(tower: Tower, calibration: Calibration) -> list[EvidenceSource]:
+    """Witnesses that read the tower's features: the crop expert."""
+    from vlmforensics.compact.crops import CropExpert
+    from vlmforensics.compact.shipped import DATA
+
+    file = DATA / CROPS_FILE
+    if file.is_file():
+        return [CropExpert.load(tower, file)]
+    if CropExpert.name in calibration.sources:
+        raise WeightsUnavailable(f"the crop expert's weights {file} are missing: reinstall vlmforensics")
+    return []

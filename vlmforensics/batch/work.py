@@ -54,7 +54,8 @@ class Worker:
             if self.with_text:
                 for _ in self.assistant.explain(report):
                     pass
-            return to_record(report, with_text=self.with_text)
+            # the label as found, not as made safe to show: resuming compares it with the file's name
+            return to_record(report, with_text=self.with_text) | {"file": job.file}
         except Exception as error:  # noqa: BLE001 - the boundary of a batch: one bad file never stops it
             _log.debug("no verdict on %s", job.path, exc_info=error)
             return error_record(job.file, file_digest(job.path), error, self.assistant.model)

@@ -74,7 +74,7 @@ def _one(assistant: Assistant, name: str, *, as_json: bool, with_text: bool) -> 
         if with_text:
             for _ in assistant.explain(report):
                 pass
-        _print_line(to_json(to_record(report, with_text=with_text)))
+        _print_line(to_json(to_record(report, with_text=with_text) | {"file": name}))
         return report
     show_report(stdout(), report)
     if with_text:

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,6 +77,8 @@ class CropExpert:
             raise WeightsCorrupt(f"the crop expert needs {sorted(KEYS)}, not {sorted(weights)}")
         self.tower = tower
         self.weights = {key: np.asarray(value, np.float64) for key, value in weights.items()}
+        whole = b"".join(key.encode() + self.weights[key].tobytes() for key in sorted(KEYS))
+        self.weights_sha256 = hashlib.sha256(whole).hexdigest()
 
     @classmethod
     def load(cls, tower: Tower, file: Path) -> CropExpert:
