@@ -28,8 +28,9 @@ from vlmforensics.types import CaseImage, Container
 if TYPE_CHECKING:
     from PIL import Image
 
-_URL = re.compile(r"(?i)^(https?|ftp|file|data|s3|gs)(://|:[^\\/]*[,;])")
+_URL = re.compile(r"(?i)^((https?|ftp|file|s3|gs)://|data:[\w/.+-]*[,;])")
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+_TIFF_MODES = frozenset({"CMYK", "F", "I", "LAB", "YCbCr"})
 
 
 def open_case(
@@ -60,7 +61,7 @@ def open_case(
     notes: list[str] = []
     try:
         if isinstance(source, str | os.PathLike):
-            data = _read_file(os.fspath(source), settings)
+            data = _read_file(os.fsdecode(source), settings)
         elif isinstance(source, bytes | bytearray | memoryview):
             data = _bounded_bytes(source, settings)
         else:
@@ -155,7 +156,7 @@ def _notes(label: str, header: Header, decoded: Decoded) -> list[str]:
 
 def _read_file(path: str, settings: Settings) -> bytes:
     """Read a regular file whole; folders, pipes, devices and sockets are refused before they can block."""
-    if isinstance(path, str) and _URL.match(path):
+    if _URL.match(path):
         raise UnsupportedImage(
             "addresses are not fetched; download the picture and give its path", code="img.url"
         )
@@ -219,8 +220,10 @@ def _encode_image(image: Any, settings: Settings, notes: list[str]) -> bytes:
         )
     check_size(*image.size, settings)
     buffer = BytesIO()
-    name = "PNG" if image.mode in _PNG_MODES else "TIFF"
     try:
+        if image.mode not in _PNG_MODES | _TIFF_MODES:
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        name = "PNG" if image.mode in _PNG_MODES else "TIFF"
         orientation = image.getexif().get(0x0112, 1)
         options: dict[str, Any] = {"icc_profile": image.info.get("icc_profile")}
         if orientation in range(2, 9):

@@ -32,7 +32,7 @@ def clean(text: str | bytes, cap: int = MAX_TEXT) -> str:
     if isinstance(text, bytes):
         # Four bytes a character at most: cut first, so that a huge value is never decoded whole.
         extra = max(0, len(text) - 4 * cap)
-        text = _decode(text[: 4 * cap])
+        text = _decode(text[: 4 * cap], cut=extra > 0)
     else:
         extra = 0
     text = text.rstrip("\x00 \t\r\n")
@@ -42,11 +42,11 @@ def clean(text: str | bytes, cap: int = MAX_TEXT) -> str:
     return f"{text}… [{extra} more]" if extra else text
 
 
-def _decode(data: bytes) -> str:
+def _decode(data: bytes, *, cut: bool) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start >= len(data) - 3 and error.start > 0:  # a character cut by the cap
+        if cut and error.start >= len(data) - 3:  # a character cut by the cap
             return data[: error.start].decode("utf-8")
         return data.decode("latin-1")
 
