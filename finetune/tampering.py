@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from vlmforensics.errors import SettingsError
 from vlmforensics.finetune import distort
 from vlmforensics.finetune.distort import recompress
 from vlmforensics.finetune.shapes import draw
-
-from vlmforensics.errors import SettingsError
 from vlmforensics.types import Grey, Pixels
 
 __all__ = ["BLENDS", "KINDS", "UNSEEN_KINDS", "Tampered", "boundary", "recompress", "tamper"]
@@ -88,7 +88,7 @@ def _soften(mask: Grey, rng: np.random.Generator, blend: str) -> Grey:
     soft = cv2.GaussianBlur(mask, (0, 0), sigma)
     if blend == "feather" and rng.random() < 0.3:
         soft = soft * float(rng.uniform(0.75, 1.0))  # a partly transparent layer
-    return soft
+    return np.clip(soft, 0, 1)  # blurring overshoots by a rounding error
 
 
 def _poisson(base: Pixels, layer: Pixels, mask: Grey, rng: np.random.Generator) -> Pixels:
