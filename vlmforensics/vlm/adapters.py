@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlmforensics.errors import AdapterMismatch, MissingExtra, WeightsCorrupt
+from vlmforensics.vlm.quiet import quiet_peft
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -47,7 +44,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
         # Whole embeddings are never part of an adapter here; "auto" would look the base model up on the hub.
         own = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
         _compare(own, stored, folder)
-        report = set_peft_model_state_dict(wrapped, {key: stored[key].to(own[key].dtype) for key in own})
+        report: Any = set_peft_model_state_dict(wrapped, {key: stored[key].to(own[key].dtype) for key in own})
     if report.unexpected_keys:
         raise AdapterMismatch(f"peft did not take {', '.join(report.unexpected_keys[:3])} of {folder}")
     return wrapped.eval()
@@ -78,17 +75,3 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise WeightsCorrupt(f"{path} can't be read: {error}") from error
-
-
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Keep remarks of peft and its optional companions that concern no user off standard error."""
-    companion = logging.getLogger("bitsandbytes")
-    level = companion.level
-    companion.setLevel(logging.ERROR)  # tells of an optional CPU kernel each time it is imported
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        companion.setLevel(level)

@@ -41,11 +41,9 @@ class PieceDecoder:
     def _advance(self, *, final: bool) -> str:
         before = self._decode(self._ids[self._start : self._told])
         now = self._decode(self._ids[self._start :])
-        if now.endswith(REPLACEMENT):
-            if not final:
-                return ""
-            now = now.rstrip(REPLACEMENT)
-        piece = now[len(before) :]
+        if now.endswith(REPLACEMENT) and not final:
+            return ""
+        piece = now[len(before) :].replace(REPLACEMENT, "")  # bytes that never became a character
         self._start, self._told = max(self._start, self._told - 6), len(self._ids)
         return piece
 

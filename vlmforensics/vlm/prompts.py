@@ -11,15 +11,33 @@ HINT_LIMIT = 300
 """Characters kept of one hint sentence; a hint is a detector's number in words, never longer."""
 
 
+def clean_hints(hints: Sequence[str]) -> list[str]:
+    """Hints with white space collapsed and over-long text cut; empty ones are dropped."""
+    return [text for text in (" ".join(hint.split())[:HINT_LIMIT] for hint in hints) if text]
+
+
 def question_with(hints: Sequence[str]) -> str:
     """The question, followed by the sentences of external detectors (X²-DFD's weak-feature supplement).
 
     Args:
-        hints: e.g. ``("The blending detector gives 0.12 out of 1.",)``; white space is collapsed, over-long
-            text cut.
+        hints: e.g. ``("The blending detector gives 0.12 out of 1.",)``.
 
     References:
         Chen et al. 2024, X²-DFD: A framework for eXplainable and eXtendable Deepfake Detection, §3 (WFS).
     """
-    cleaned = (" ".join(hint.split())[:HINT_LIMIT] for hint in hints)
-    return " ".join([QUESTION, *(hint for hint in cleaned if hint)])
+    return " ".join([QUESTION, *clean_hints(hints)])
+
+
+def defuse(text: str, control: Sequence[str]) -> str:
+    """``text`` with every control token broken up by a space, so that a tokenizer reads plain characters.
+
+    Args:
+        text: anything a user, a picture's metadata or a detector wrote.
+        control: the tokenizer's control tokens, e.g. ``<image>``, ``</s>``.
+    """
+    while any(token in text for token in control):
+        for token in control:
+            if len(token) < 2:
+                text = text.replace(token, "")
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text

@@ -1,0 +1,89 @@
+"""How a checkpoint without a label head is asked for a label: its prompt and the words that stand for labels."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmforensics.errors import AdapterMismatch
+from vlmforensics.types import LABELS, Label
+from vlmforensics.vlm.prompts import QUESTION
+
+NOTE = "vlmforensics.json"
+"""A file in a checkpoint or adapter folder that names its profile: ``{"profile": "fakevlm"}``."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A way of asking.
+
+    Attributes:
+        name: key in ``PROFILES``.
+        question: what is asked.
+        prefix: how the answer is forced to begin; the next words are scored.
+        words: continuation → the labels that share its probability equally.
+        raw: the prompt is ``<image>`` and the question alone, without the checkpoint's chat template.
+        hints: sentences of external detectors may be added.
+        whole: the picture is squashed to the tower's square, so that its border is seen; otherwise the
+            checkpoint's own processor decides (LLaVA-1.5's cuts the borders off).
+    """
+
+    name: str
+    question: str
+    prefix: str
+    words: Mapping[str, tuple[Label, ...]]
+    raw: bool = False
+    hints: bool = True
+    whole: bool = True
+
+    def log_probs(self, scores: Mapping[str, float]) -> tuple[float, float, float]:
+        """Log-probabilities of the labels from unnormalised log-scores of the words."""
+        top = max(scores.values())
+        mass = dict.fromkeys(LABELS, 0.0)
+        for word, labels in self.words.items():
+            for label in labels:
+                mass[label] += math.exp(scores[word] - top) / len(labels)
+        total = sum(mass.values())
+        floor = 1e-12  # a label that no word stands for, or a word beyond single precision
+        real, synthetic, tampered = (math.log(max(mass[label] / total, floor)) for label in LABELS)
+        return real, synthetic, tampered
+
+
+PROFILES: Mapping[str, Profile] = {
+    "general": Profile(
+        name="general",
+        question=QUESTION + " Answer with one word: real, synthetic or tampered.",
+        prefix="The picture is",
+        words={" real": ("real",), " synthetic": ("synthetic",), " tampered": ("tampered",)},
+    ),
+    # As published: the raw question right after the picture, no chat template (with one, real pictures flip to
+    # fake), answers that begin "This is a real/fake image", and the processor's own crop. Wen et al. 2025,
+    # Spot the Fake (FakeVLM). Its "fake" covers whole generation and face swaps alike.
+    "fakevlm": Profile(
+        name="fakevlm",
+        question="Does the image looks real/fake?",
+        prefix="This is a",
+        words={" real": ("real",), " fake": ("synthetic", "tampered")},
+        raw=True,
+        hints=False,
+        whole=False,
+    ),
+}
+
+
+def profile_of(folder: Path) -> Profile:
+    """The profile that the folder's note names; ``general`` where there is none.
+
+    Raises:
+        AdapterMismatch: the note can't be read or names a profile that does not exist.
+    """
+    path = folder / NOTE
+    if not path.is_file():
+        return PROFILES["general"]
+    try:
+        return PROFILES[json.loads(path.read_text(encoding="utf-8"))["profile"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterMismatch(f"{path} must name one of the profiles {', '.join(PROFILES)}") from error
