@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from vlmforensics.cli.app import app
+from vlmforensics.cli.commands import app
 
 __all__ = ["app", "main", "main_ui"]
 
