@@ -55,6 +55,8 @@ TASKS = {
     "tampered against the rest": (2, (2,), (0, 1)),
 }
 """Task → which label's llr is read, labels for which it should be positive, labels for which negative."""
+PROVENANCE = ("c2pa", "camera_exif", "editor_traces", "generation_parameters", "metadata")
+"""Sources that read the file around the pixels."""
 FOLDS = 5
 L2_SCORE = 2.0
 L2_FUSION = 20.0
@@ -78,12 +80,15 @@ class Example:
         group: what must stay on one side of a split: the source of the picture, or its scene.
         readings: source → raw output; sources that did not speak are left out.
         weight: relative weight within its label, > 0.
+        complete: all the sources that a user's picture meets were read; only such examples give conformal scores and
+            quality figures. Others still help to fit the sources that they hold.
     """
 
     label: Label
     group: str
     readings: Mapping[str, Reading] = field(default_factory=dict)
     weight: float = 1.0
+    complete: bool = True
 
     @classmethod
     def of(cls, label: Label, group: str, evidence: Iterable[Evidence], weight: float = 1.0) -> Example:
@@ -109,7 +114,7 @@ def fit_calibration(
     margin: float = 0.5,
     fixed_tables: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
     table_basis: str = "declared from domain knowledge, not fitted",
-    provenance: Iterable[str] = ("metadata", "c2pa"),
+    provenance: Iterable[str] = PROVENANCE,
     kinds: Mapping[str, str] | None = None,
     tasks: Mapping[str, str] | None = None,
     conformal_share: float = 0.0,
@@ -165,7 +170,8 @@ def fit_calibration(
         for place, name in enumerate(names)
     }  # fmt: skip
     sources |= {name: _describe_fixed(table, name, examples, labels) for name, table in tables.items()}
-    scored = held if conformal_share > 0 else np.ones(len(examples), dtype=bool)
+    whole = np.array([example.complete for example in examples])
+    scored = whole & held if conformal_share > 0 else whole
     draft = Calibration(
         prior=prior,
         sources=MappingProxyType(dict(sorted(sources.items()))),

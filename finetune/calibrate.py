@@ -1,0 +1,144 @@
+"""From cached features, unseen-source scores and observations to the shipped calibration.
+
+Every number that judges others is from a model that saw nothing of the picture's family: the label head's and the crop
+expert's scores are replaced by those of models trained without it, and the blending detector and the mask head never
+trained on the held-back sources. Pictures for which all of that holds are *complete*; the rest help to fit the sources
+that hold for them.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmforensics.finetune.features import load_features
+from vlmforensics.finetune.observe import Observation, read_observations
+from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
+from vlmforensics.fusion.gates import DistanceGate
+from vlmforensics.types import Label
+
+LEARNED = ("vlm", "crops")
+"""Sources whose readings come from models that left the picture's family out."""
+TRAINED_ON_REAL = ("blending", "mask")
+"""Sources that trained on real pictures of all sources that are not held back."""
+LEVELS = {"synthetic": 0.1, "tampered": 0.2}
+"""Shares of synthetic and tampered pictures that may pass as real at the default setting."""
+TASKS = {
+    "vlm": "real against synthetic",
+    "crops": "real against synthetic",
+    "spectrum": "real against synthetic",
+    "upsampling": "real against synthetic",
+    "blending": "real against tampered",
+    "mask": "real against tampered",
+    "noise": "real against tampered",
+    "jpeg_ghost": "real against tampered",
+    "jpeg_double": "real against tampered",
+    "jpeg_grid": "real against tampered",
+}
+"""The question that each source answers, on which its reliability is measured."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prepared picture with everything that is known of it."""
+
+    picture: Picture
+    variant: str
+    example: Example
+    features: tuple[float, ...] = ()
+
+
+def declared_tables() -> dict[str, dict[str, dict[str, float]]]:
+    """The declared ratios of provenance facts: source → code → label → llr."""
+    return tomllib.loads((Path(__file__).parent / "provenance.toml").read_text(encoding="utf-8"))
+
+
+def read_scores(files: Sequence[Path]) -> dict[tuple[str, str], list[float]]:
+    """Unseen-source scores: (variant, sha256) → numbers."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for file in files:
+        for key, row in json.loads(file.read_text(encoding="utf-8")).items():
+            variant, _, sha = key.partition("/")
+            found[variant, sha] = row
+    return found
+
+
+def label_of(picture: Picture, variant: str) -> Label:
+    """A forgery made from a real picture is tampered."""
+    return "tampered" if variant.startswith("made") else picture.label
+
+
+def opinion(log_probs: Sequence[float]) -> Reading:
+    """The label head's reading, as the assistant makes it."""
+    against = float(np.logaddexp(log_probs[1], log_probs[2]) - log_probs[0])
+    return Reading(against, tuple(log_probs))
+
+
+def assemble(
+    pictures: Sequence[Picture],
+    observations: Sequence[Observation],
+    label_scores: Mapping[tuple[str, str], Sequence[float]],
+    crop_scores: Mapping[tuple[str, str], Sequence[float]],
+    cache: Path,
+    variants: Sequence[str],
+) -> list[Row]:
+    """One row per picture and variant that anything unbiased is known of."""
+    seen = {(o.variant, o.sha256): o for o in observations}
+    rows = []
+    for variant in variants:
+        for picture in pictures:
+            key = (variant, picture.sha256)
+            observed = seen.get(key)
+            learned = {"vlm": label_scores.get(key), "crops": crop_scores.get(key)}
+            readings: dict[str, Reading] = {}
+            complete = False
+            if observed is not None:
+                clean = label_of(picture, variant) != "real" or held_back(picture.source)
+                made_clean = not variant.startswith("made") or held_back(picture.source)
+                complete = clean and made_clean and all(learned.values())
+                readings = {
+                    name: reading
+                    for name, reading in observed.readings.items()
+                    if name not in LEARNED and (complete or name not in TRAINED_ON_REAL)
+                }
+            elif (cached := load_features(cache, variant, picture, ["spectrum"])) is not None:
+                readings["spectrum"] = Reading(None, tuple(float(v) for v in cached["spectrum"]))
+            if learned["vlm"] is not None:
+                readings["vlm"] = opinion(learned["vlm"])
+            if learned["crops"] is not None:
+                readings["crops"] = Reading(float(learned["crops"][0]))
+            if readings:
+                example = Example(label_of(picture, variant), picture.family, readings, complete=complete)
+                rows.append(Row(picture, variant, example, observed.features if observed else ()))
+    return rows
+
+
+def calibrate(rows: Sequence[Row], *, seed: int = 0, notes: Mapping[str, Any] | None = None) -> Calibration:
+    """Fit the calibration on rows of one mixture of variants."""
+    far = np.array([row.features for row in rows if row.features])
+    return fit_calibration(
+        [row.example for row in rows],
+        seed=seed,
+        levels=LEVELS,
+        fixed_tables=declared_tables(),
+        tasks={
+            name: task for name, task in TASKS.items() if any(name in row.example.readings for row in rows)
+        },
+        distance=DistanceGate.fit(far) if len(far) > 200 else None,
+        notes=notes,
+    )
+
+
+def load_rows(pictures: Sequence[Picture], work: Path, cache: Path, variants: Sequence[str]) -> list[Row]:
+    """Rows from what the other commands left in ``work``: observations, label scores and crop scores."""
+    observations = [o for file in sorted(work.glob("observed-*.jsonl")) for o in read_observations(file)]
+    label_scores = read_scores(sorted(work.glob("label-*/scores.json")))
+    crop_scores = read_scores([work / "crops.json"])
+    return assemble(pictures, observations, label_scores, crop_scores, cache, variants)
