@@ -39,7 +39,6 @@ from vlmforensics.types import (
     CaseImage,
     Evidence,
     EvidenceSource,
-    Explanation,
     Grey,
     Mask,
     ModelInfo,
@@ -344,39 +343,28 @@ class Assistant:
     def explain(self, report: Report, *, stop: Stop | None = None) -> Iterator[str]:
         """Stream the explanation; when the stream ends, ``report.explanation`` is set.
 
-        Every sentence has been checked against the evidence before it is yielded. ``stop`` is polled while
-        the model writes; what was said until then stays.
+        Every sentence has been checked against the evidence before it is yielded. ``stop`` is polled while the
+        model writes; what was said until then stays.
         """
-        pieces: list[str] = []
         speaker, look = self._narrator(report)
-        stream = narrator.explain(
-            report, speaker, look, max_new_tokens=self.settings.max_new_tokens, stop=stop
-        )
-        for piece in stream:
-            pieces.append(piece)
-            yield piece
-        if report.explanation is None:
-            text = "".join(pieces).strip()
-            report.explanation = Explanation(text, sentences=text.count(". ") + bool(text))
+        words = self.settings.max_new_tokens
+        yield from narrator.explain(report, speaker, look, max_new_tokens=words, stop=stop)
 
     def ask(self, report: Report, question: str, *, stop: Stop | None = None) -> Answer:
         """Answer a question from a report's evidence; joins ``report.conversation``, never re-judges."""
-        for _ in self.ask_stream(report, question, stop=stop):
+        stream = self._answer(report, question, stop)
+        for _ in stream:
             pass
-        return report.conversation[-1]
+        return stream.answer
 
     def ask_stream(self, report: Report, question: str, *, stop: Stop | None = None) -> Iterator[str]:
         """As :meth:`ask`, streamed; the answer joins the conversation when the stream ends."""
+        yield from self._answer(report, question, stop)
+
+    def _answer(self, report: Report, question: str, stop: Stop | None) -> narrator.AnswerStream:
         speaker, look = self._narrator(report)
-        before = len(report.conversation)
-        pieces: list[str] = []
-        for piece in narrator.answer(
-            report, question, speaker, look, max_new_tokens=self.settings.max_new_tokens, stop=stop
-        ):
-            pieces.append(piece)
-            yield piece
-        if len(report.conversation) == before:
-            report.conversation += (Answer(question, "".join(pieces).strip()),)
+        words = self.settings.max_new_tokens
+        return narrator.answer(report, question, speaker, look, max_new_tokens=words, stop=stop)
 
     def _narrator(self, report: Report) -> tuple[Backbone | None, Look | None]:
         """Who speaks, and the look it speaks from; a look taken without text in mind is taken again."""
