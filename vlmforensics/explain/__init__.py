@@ -1,1 +1,24 @@
-"""Room under construction."""
+"""The storyteller: words what fusion decided, citing evidence; it can't decide anything itself.
+
+``explain`` streams the explanation of a report, ``answer`` replies to questions about it. Whatever a language
+model writes is checked sentence by sentence (``verify``) before it is shown. ``narration`` holds what the
+narrator is told and reference texts to train one.
+"""
+
+from vlmforensics.explain.answers import AnswerStream, answer
+from vlmforensics.explain.direction import balance, direction, speaks_for, without
+from vlmforensics.explain.stream import ExplanationStream, explain
+from vlmforensics.explain.verify import Check, verify
+
+__all__ = [
+    "AnswerStream",
+    "Check",
+    "ExplanationStream",
+    "answer",
+    "balance",
+    "direction",
+    "explain",
+    "speaks_for",
+    "verify",
+    "without",
+]

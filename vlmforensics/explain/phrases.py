@@ -1,0 +1,329 @@
+"""Every phrasing of the explanations, in one place. Data only.
+
+Templates are ``str.format`` patterns. Fields:
+
+- ``{S}``/``{s}``: the evidence's statement without its full stop, with and without a capital where one may change;
+- ``{T}``/``{t}``: what was looked at, as a noun phrase (``the noise residual``);
+- ``{c}``: the citation, ``[E3]``; ``{cites}``: several, ``[E1] and [E4]``;
+- ``{toward}``: ``for a picture generated as a whole`` / ``against an unmanipulated picture``;
+- ``{points}``: ``points to …`` / ``argues against …``; ``{point}`` the same after a plural;
+- ``{support}``: ``moderate support for …`` or ``only a slight leaning …``;
+- ``{p}``: a probability; ``{one|many}`` alternatives are chosen by the number of citations before formatting.
+
+Every sentence that is built from these passes ``verify`` (a test walks all of them).
+"""
+
+from __future__ import annotations
+
+TOPICS: dict[str, str] = {
+    "vlm": "the model's own reading",
+    "blending": "the blending detector",
+    "mask": "the localisation mask",
+    "metadata": "the file's metadata",
+    "generation_parameters": "the embedded parameters",
+    "editor_traces": "the traces of software in the file",
+    "camera_exif": "the camera data",
+    "c2pa": "the Content Credentials",
+    "jpeg": "the JPEG history",
+    "jpeg_tables": "the JPEG quantisation tables",
+    "jpeg_double": "the test for double compression",
+    "jpeg_ghost": "the search for JPEG ghosts",
+    "jpeg_grid": "the JPEG block grid",
+    "noise": "the noise residual",
+    "spectrum": "the frequency spectrum",
+    "frequency": "the frequency spectrum",
+    "upsampling": "the search for upsampling traces",
+    "ela": "the error level",
+    "copymove": "the search for copied areas",
+}
+"""Source → what was looked at. A source that is missing here is ``the … measurement``."""
+
+TOWARD: dict[tuple[int, str], tuple[str, ...]] = {
+    (1, "synthetic"): (
+        "for a picture generated as a whole",
+        "for a wholly generated picture",
+        "for a synthetic picture",
+        "for generation by a model",
+    ),
+    (1, "tampered"): (
+        "for a partly edited picture",
+        "for an edit in part of the picture",
+        "for tampering",
+        "for local editing",
+    ),
+    (1, "real"): (
+        "for an unmanipulated picture",
+        "for a picture without manipulation",
+        "for no manipulation",
+    ),
+    (-1, "synthetic"): (
+        "against a wholly generated picture",
+        "against generation as a whole",
+        "against a synthetic picture",
+    ),
+    (-1, "tampered"): ("against a partly edited picture", "against tampering", "against local editing"),
+    (-1, "real"): ("against an unmanipulated picture", "against a picture without manipulation"),
+}
+
+POINTS: dict[int, tuple[tuple[str, str], ...]] = {
+    1: (("speaks", "speak"), ("counts", "count"), ("argues", "argue")),
+    -1: (("speaks", "speak"), ("counts", "count"), ("argues", "argue"), ("weighs", "weigh")),
+}
+"""Verbs that take ``for …``/``against …``: singular, plural."""
+
+SUMMARY: dict[str, tuple[str, ...]] = {
+    "synthetic": (
+        "This picture was most probably generated as a whole ({p}), above all because of {topics}.",
+        "Verdict: synthetic, with a probability of {p}; {topics} {weighs|weigh} most.",
+        "Taken together, the measurements put {p} on a wholly generated picture, led by {topics}.",
+        "The evidence adds up to a synthetic picture ({p}), and {topics} {carries|carry} most of it.",
+        "At {p}, the most probable account is that the whole picture was generated; the heaviest "
+        "{finding is|findings are} {topics}.",
+        "The balance falls on a picture made by a generator, {p}, mainly through {topics}.",
+        "A wholly generated picture is the best fit ({p}), resting chiefly on {topics}.",
+        "What was measured fits a synthetic picture best, at {p}, with {topics} in the lead.",
+    ),
+    "tampered": (
+        "This picture was most probably edited in part ({p}), above all because of {topics}.",
+        "Verdict: tampered, with a probability of {p}; {topics} {weighs|weigh} most.",
+        "Taken together, the measurements put {p} on a partly edited picture, led by {topics}.",
+        "The evidence adds up to a tampered picture ({p}), and {topics} {carries|carry} most of it.",
+        "At {p}, the most probable account is that part of the picture was edited; the heaviest "
+        "{finding is|findings are} {topics}.",
+        "The balance falls on a picture with an edited part, {p}, mainly through {topics}.",
+        "A partly edited picture is the best fit ({p}), resting chiefly on {topics}.",
+        "What was measured fits local tampering best, at {p}, with {topics} in the lead.",
+    ),
+    "real": (
+        "No sign of manipulation was found ({p} for an unmanipulated picture), above all because of "
+        "{topics}.",
+        "Verdict: no sign of manipulation found, at {p}; {topics} {weighs|weigh} most.",
+        "Taken together, the measurements show no sign of manipulation and put {p} on an unmanipulated "
+        "picture, led by {topics}.",
+        "The evidence leaves no sign of manipulation ({p}), and {topics} {carries|carry} most of that.",
+        "Nothing measured here amounts to a sign of manipulation; an unmanipulated picture gets {p}, "
+        "mainly through {topics}.",
+        "No sign of manipulation found: the balance stands at {p}, resting chiefly on {topics}.",
+        "The measurements found no sign of manipulation, at {p}, with {topics} in the lead.",
+    ),
+    "inconclusive": (
+        "The result is inconclusive, with {topics} the heaviest on the scales: {reason}.",
+        "No verdict is given; {topics} {weighs|weigh} most, yet it does not suffice: {reason}.",
+        "Inconclusive, although {topics} {tips|tip} the scales a little: {reason}.",
+        "The evidence, led by {topics}, does not settle the question: {reason}.",
+        "This picture stays undecided; {topics} {weighs|weigh} most, but: {reason}.",
+        "There is no clear outcome here, and {topics} {makes|make} the largest difference: {reason}.",
+    ),
+}
+
+SUMMARY_BARE: dict[str, tuple[str, ...]] = {
+    "synthetic": ("Verdict: synthetic, with a probability of {p}.",),
+    "tampered": ("Verdict: tampered, with a probability of {p}.",),
+    "real": ("Verdict: no sign of manipulation found, with a probability of {p}.",),
+    "inconclusive": (
+        "The result is inconclusive: {reason}.",
+        "No verdict is given: {reason}.",
+        "This picture stays undecided: {reason}.",
+    ),
+}
+"""Where no evidence contributes anything."""
+
+# ---- one evidence. LEAD patterns begin with the statement, TAIL patterns end with it. ----
+
+EMBED: tuple[str, ...] = (
+    "{S} ({c}, {support}).",
+    "{S} ({c}); this {points}.",
+    "{S} ({c}): {support}.",
+)
+"""For a statement that names its topic itself: nothing need be said before it. Any role."""
+
+PRO_TOP_LEAD: tuple[str, ...] = (
+    "{S} {c}; of all findings this one weighs most, and it {points}.",
+    "{S} {c}: {support}, and the largest single contribution.",
+    "The heaviest finding first: {s} {c}, {support}.",
+    "Above all, {s} {c}, which is {support}.",
+)
+PRO_TOP_TAIL: tuple[str, ...] = (
+    "The heaviest finding is that of {t} {c}, {support}: {s}.",
+    "Most of the weight comes from {t} {c}: {s}.",
+    "{T} {points} most clearly {c}: {s}.",
+    "The main reason lies in {t} {c}, which {points}: {s}.",
+    "Foremost stands {t} {c} with {support}: {s}.",
+    "What counts most is {t} {c}: {s}.",
+    "{T} {c} gives {support}, more than anything else here: {s}.",
+)
+"""For the heaviest of all findings."""
+PRO_FIRST_LEAD: tuple[str, ...] = (
+    "{S} {c}, which is {support}.",
+    "First of all, {s} {c}; this {points}.",
+    "To begin with, {s} {c}, and that {points}.",
+    "In favour of this result, {s} {c}: {support}.",
+)
+PRO_FIRST_TAIL: tuple[str, ...] = (
+    "To begin with, {t} {c} {points}: {s}.",
+    "The result rests first on {t} {c}, which {points}: {s}.",
+    "In favour of this result stands {t} {c} with {support}: {s}.",
+    "{T} {c} gives {support}: {s}.",
+)
+"""For the heaviest finding in favour where another one, against, weighs more."""
+PRO_NEXT_LEAD: tuple[str, ...] = (
+    "{S} {c}, which is {support}.",
+    "In addition, {s} {c}; this too {points}.",
+    "{S} {c}, and that also {points}.",
+    "Besides, {s} {c}, {support}.",
+    "Moreover, {s} {c}; taken alone this is {support}.",
+    "{S} {c}; it adds {support}.",
+)
+PRO_NEXT_TAIL: tuple[str, ...] = (
+    "{T} {c} adds {support}: {s}.",
+    "The same direction is taken by {t} {c}, which {points}: {s}.",
+    "{T} agrees {c}: {s}.",
+    "Further, {t} {points} {c}: {s}.",
+    "Next comes {t} {c} with {support}: {s}.",
+    "{T} {c} {points} as well: {s}.",
+    "Some weight also comes from {t} {c}: {s}.",
+)
+CON_FIRST_LEAD: tuple[str, ...] = (
+    "On the other side, {s} {c}, which is {support}.",
+    "{S} {c}, however, and this {points}.",
+    "Against this stands that {s} {c}: {support}.",
+    "Yet {s} {c}; this {points}.",
+)
+CON_FIRST_TAIL: tuple[str, ...] = (
+    "On the other side stands {t} {c}, which {points}: {s}.",
+    "{T} {c} pulls the other way with {support}: {s}.",
+    "A doubt comes from {t} {c}, which {points}: {s}.",
+    "A counterweight comes from {t} {c}, {support}: {s}.",
+    "The first objection is {t} {c}, which {points}: {s}.",
+    "{T} {c}, however, {points}: {s}.",
+)
+CON_NEXT_LEAD: tuple[str, ...] = (
+    "{S} {c}, and that {points} too.",
+    "Likewise, {s} {c}, {support}.",
+)
+CON_NEXT_TAIL: tuple[str, ...] = (
+    "{T} {c} {points} too: {s}.",
+    "The other side also has {t} {c}: {s}.",
+    "A second objection comes from {t} {c} with {support}: {s}.",
+)
+
+# ---- two evidences in one sentence ----
+PAIR_SAME: tuple[str, ...] = (
+    "{Ta} {ca} and {tb} {cb} both {point}: {sa}, and {sb}.",
+    "Both {ta} {ca} and {tb} {cb} {point}; {sa}, and {sb}.",
+    "Two findings go together: {sa} {ca}, and {sb} {cb}; both {point}.",
+)
+PAIR_CONTRAST: tuple[str, ...] = (
+    "While {ta} {ca} {points_a}, {tb} {cb} {points_b}.",
+    "{Ta} {ca} {points_a}, but {tb} {cb} {points_b}.",
+    "Although {tb} {cb} {points_b}, {ta} {ca} {points_a}.",
+    "{Ta} {ca} {points_a}, whereas {tb} {cb} {points_b}.",
+)
+
+# ---- the rest ----
+NEUTRAL: tuple[str, ...] = (
+    "{topics} hardly {moves|move} the balance.",
+    "Next to nothing follows from {topics}.",
+    "{topics} {leaves|leave} the balance almost where it was.",
+    "{topics} {says|say} little either way.",
+    "Little can be read from {topics}.",
+)
+UNWEIGHED: tuple[str, ...] = (
+    "{topics} {was|were} measured but {is|are} not weighed, for no calibration covers {it|them} here.",
+    "No calibration covers {topics} here, so {it adds|they add} nothing to the balance.",
+    "{topics} {is|are} shown for information only and {adds|add} nothing.",
+)
+COUNTERFACTUAL: dict[str, tuple[str, ...]] = {
+    "down": (
+        "Without {c} the probability would fall from {p} to {q}.",
+        "If {c} had an innocent cause, {q} would remain of the {p}.",
+        "Leaving out {c}, the remaining findings would give {q} instead of {p}.",
+        "{T} {c} matters: the other findings alone give {q}, not {p}.",
+        "Were {c} set aside, the figure would drop from {p} to {q}.",
+    ),
+    "same": (
+        "The outcome does not hang on {c} alone: without it the probability would still be {q}.",
+        "Even without {c}, the remaining findings would give {q}.",
+        "Setting {c} aside would leave {q}, so no single finding carries the result.",
+    ),
+}
+ODDS: tuple[str, ...] = (
+    "The probabilities stand at {real} for no manipulation, {synthetic} for generation as a whole and "
+    "{tampered} "
+    "for an edit, moved most by {cites}.",
+    "With {cites} weighing most, {real} falls to an unmanipulated picture, {synthetic} to a wholly "
+    "generated one and "
+    "{tampered} to a partly edited one.",
+    "In figures: unmanipulated {real}, wholly generated {synthetic}, partly edited {tampered}, chiefly "
+    "due to {cites}.",
+)
+"""Of an inconclusive result, which has no single probability to state."""
+LIMITS: dict[str, tuple[str, ...]] = {
+    "accused": (
+        "Heavy recompression, enlargement or a strong filter can produce similar traces, so the file's "
+        "history "
+        "should be checked before anything is concluded.",
+        "These are statistical traces: an innocent chain of saving, scaling and filtering can imitate them.",
+        "A person should look at the file's source before acting on this; traces like these also arise from "
+        "messaging apps and photo filters.",
+        "The figures hold for pictures like those used in calibration; an unusual chain of processing can "
+        "mislead them.",
+    ),
+    "real": (
+        "This only says what was not found: a careful edit, or a generator that calibration never saw, "
+        "may leave "
+        "no measurable trace.",
+        "Absence of traces is not proof of origin; an original file or a statement of its source would "
+        "add more.",
+        "Manipulation that leaves no trace in these measurements remains possible.",
+        "It can't be concluded that nothing was changed, only that nothing was detected by these "
+        "measurements.",
+    ),
+    "inconclusive": (
+        "An original file, straight from the camera or the website, would help most.",
+        "A larger or less compressed version of the same picture could settle it.",
+        "Better would be the file as first published, with its metadata and full resolution.",
+        "Another copy of the picture, less compressed and uncropped, would give the measurements more "
+        "to work on.",
+    ),
+}
+RELIABILITY: tuple[str, ...] = (
+    "On {n} validation pictures, {t} {c} had a balanced accuracy of {share}.",
+    "For scale: {t} {c} has a balanced accuracy of {share} (n = {n}).",
+    "How far to trust {t} {c}: its balanced accuracy on {n} validation pictures was {share}.",
+    "{T} {c} reached a balanced accuracy of {share} on {n} validation pictures.",
+)
+PLACE: tuple[str, ...] = (
+    "{T} {c} places this in {where}.",
+    "The place named by {t} {c} is {where}.",
+    "As for the place, {t} {c} names {where}.",
+)
+BROKEN: tuple[str, ...] = (
+    "Not everything could be measured: {names} failed on this picture.",
+    "One caution: {names} could not be evaluated here.",
+)
+
+GENERAL_WORDS = (
+    "a about above according account across add added adds after again all almost alone also although "
+    "among an and "
+    "another any are as at away balance based be because been before being best between both but by can "
+    "clear "
+    "clearly come comes consistent contribution could different direction does each either evidence "
+    "even far few "
+    "finding findings first fit fits followed for found from further furthermore give given gives has "
+    "have heaviest "
+    "here how however if image in indicate indicates into is it its itself just largest lead leads "
+    "leaning less "
+    "likely lies made main mainly makes may measure measured measurement measurements might more most "
+    "mostly much "
+    "must near of on one only or other others our over overall part picture place point pointing points "
+    "probability "
+    "probable probably reason reasons region rest result same second shows side sign signs similar "
+    "since slight small so "
+    "some source stands still such suggest suggests sum support supported supporting supports taken "
+    "than that the "
+    "their them then there these they this those though thus to together too towards trace traces two "
+    "under upon "
+    "very was way weigh weighs weight well were what when where which while whole with within would yet"
+)
+"""Words that any sentence may use besides those of the cited statements and of the templates above."""
