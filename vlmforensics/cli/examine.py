@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -83,10 +85,19 @@ def _one(assistant: Assistant, name: str, *, as_json: bool, with_text: bool) -> 
 
 
 def stream_text(pieces: Iterable[str]) -> None:
-    """Print text as it comes; control characters that a model or a picture's metadata brought are escaped."""
+    """Print text as it comes, wrapped at words on a terminal.
+
+    Control characters that a model or a picture's metadata brought are escaped.
+    """
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    column = 0
     for piece in pieces:
-        lines = (printable(line, len(line) + 1) for line in piece.split("\n"))
-        sys.stdout.write("\n".join(lines))
+        for part in re.findall(r"\n|[^\S\n]+|\S+", piece):
+            shown = part if part == "\n" else printable(part, len(part))
+            if width and column + len(shown) >= width and not part.isspace():
+                shown, column = f"\n{shown}", 0
+            column = 0 if part == "\n" else column + len(shown.lstrip("\n"))
+            sys.stdout.write(shown)
         sys.stdout.flush()
     sys.stdout.write("\n\n")
     sys.stdout.flush()
