@@ -49,7 +49,7 @@ def _starts(length: int) -> list[int]:
     return [last * i // (count - 1) * 8 for i in range(count)]
 
 
-def _crops(pixels: Pixels) -> list[NDArray[np.float32]]:
+def native_crops(pixels: Pixels) -> list[NDArray[np.float32]]:
     """Up to nine native-resolution crops, float32 (h, w, 3), sides multiples of 8."""
     height, width = (side // 8 * 8 for side in pixels.shape[:2])
     return [
@@ -227,7 +227,8 @@ def _gradients(luma: Plane) -> list[float]:
         square = float(np.mean(both * both)) + _EPS
         levels.append(0.5 * np.log(square))
         shapes.append(float(np.mean(np.abs(both))) / np.sqrt(square))
-        plane = cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        half = (plane.shape[1] // 2, plane.shape[0] // 2)
+        plane = np.asarray(cv2.resize(plane, half, interpolation=cv2.INTER_AREA), dtype=np.float32)
     return [float(b - a) for a, b in pairwise(levels)] + [float(s) for s in shapes]
 
 
@@ -246,12 +247,12 @@ def _cooccurrence(luma: Plane) -> list[float]:
     cube = counts.reshape(3, 3, 3)
     cube = cube + cube.transpose(2, 1, 0) + cube[::-1, ::-1, ::-1] + cube[::-1, ::-1, ::-1].transpose(2, 1, 0)
     cube = cube / cube.sum()
-    keep = {}
+    keep: dict[tuple[int, ...], float] = {}
     for i in range(3):
         for j in range(3):
             for k in range(3):
                 key = min((i, j, k), (k, j, i), (2 - i, 2 - j, 2 - k), (2 - k, 2 - j, 2 - i))
-                keep.setdefault(key, cube[i, j, k])
+                keep.setdefault(key, float(cube[i, j, k]))
     return [float(np.log(v + 1e-4)) for _, v in sorted(keep.items())]
 
 
@@ -285,11 +286,11 @@ def spectrum_features(pixels: Pixels) -> NDArray[np.float32]:
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise ValueError(f"needs at least {MIN_SIDE} pixels a side, not {pixels.shape[1]}×{pixels.shape[0]}")
     rows = []
-    for rgb in _crops(pixels):
+    for rgb in native_crops(pixels):
         luma = np.ascontiguousarray(rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32))
         cb = np.ascontiguousarray((rgb[..., 2] - luma) * np.float32(0.564))
         cr = np.ascontiguousarray((rgb[..., 0] - luma) * np.float32(0.713))
         parts = [_spectra(luma, cb, cr), _channels(rgb), _noise(luma), _neighbours(luma), _block_dct(luma)]
         parts += [_gradients(luma), _cooccurrence(luma), _colour(rgb, cb, cr)]
         rows.append(np.concatenate([np.asarray(part, dtype=np.float64) for part in parts]))
-    return np.mean(rows, axis=0).astype(np.float32)
+    return np.asarray(np.mean(rows, axis=0), dtype=np.float32)
