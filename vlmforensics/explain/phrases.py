@@ -304,6 +304,7 @@ BROKEN: tuple[str, ...] = (
 )
 
 GENERAL_WORDS = (
+    "accuracy balanced pictures right time validation "
     "a about above according account across add added adds after again all almost alone also although "
     "among an and "
     "another any are as at away balance based be because been before being best between both but by can "

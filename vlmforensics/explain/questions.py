@@ -77,7 +77,7 @@ INTENTS: Mapping[str, Mapping[str, float]] = {
     "thanks": {r"^\W*(?:thanks|thank you|ok|okay|great|cool|bye|goodbye)\b": 3},
     "outside": {
         r"\bwho (?:is|are|made|took|shot|created|edited|did)\b": 2.5, r"\bwhen (?:was|were|did)\b": 2,
-        r"\bwhere was (?:it|this|the (?:picture|image|photo)) (?:taken|shot|made)\b": 4.5,
+        r"\bwhere was (?:it|(?:this|the)(?: picture| image| photo)?) (?:taken|shot|made)\b": 4.5,
         r"\bwhat(?:'s| is| are) (?:in|on|shown|depicted|happening)\b": 2, r"\bdescribe\b": 2.5,
         r"\bhow old\b": 3, r"\b(?:name of|identify) (?:the|this) (?:person|man|woman|place|city)\b": 3.5,
         r"\b(?:weather|joke|poem|recipe|translate|code|python)\b": 3,

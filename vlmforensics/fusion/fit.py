@@ -200,6 +200,8 @@ def _conformal_scores(
     result: dict[str, LabelScores] = {}
     for index, label in enumerate(LABELS):
         rows = np.flatnonzero(scored & (labels == index))
+        if len(rows) == 0:
+            raise SettingsError(f"no complete example of {label} is left for conformal scores")
         result[label] = LabelScores.of(scores[rows, index], len({examples[int(row)].group for row in rows}))
     return MappingProxyType(result)
 
