@@ -116,7 +116,7 @@ def test_restart_markers_are_not_segments():
 
 
 def test_trailing_bytes_are_counted():
-    for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+    for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF"):
         case = open_case(saved(name) + b"x" * 777)
         assert case.container.trailing_bytes == 777, name
         assert any("777 bytes follow" in note for note in case.notes)

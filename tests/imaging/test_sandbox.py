@@ -91,6 +91,24 @@ def test_timeout_kills_and_recovers():
     assert worker.pid is None
 
 
+def test_an_interrupt_leaves_no_half_read_reply(monkeypatch):
+    """Ctrl-C while a reply is read: the next picture must not get the rest of this one."""
+    worker = sandbox.Worker(4 * GIB)
+    worker.start()
+    received = sandbox._received
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox, "_received", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.decode(png(), JOB, 20)
+    monkeypatch.setattr(sandbox, "_received", received)
+    other = Job("PNG", 30, 20, 8, 1, 10**6)
+    assert worker.decode(png(20, 30), other, 20).stored.shape == (20, 30, 3)
+    worker.close()
+
+
 def test_open_case_times_out_and_goes_on():
     warm_up()
     with pytest.raises(LimitExceeded) as caught:

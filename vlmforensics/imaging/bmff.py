@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vlmforensics.errors import UnsupportedImage
 from vlmforensics.imaging.header import Header, corrupt, truncated
 
 _MAX_BOXES = 4096
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (kind, body start, body end) of the boxes in a range.
+def _boxes(
+    data: bytes, start: int, end: int, known: frozenset[bytes] | None = None
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (kind, body start, body end) of the boxes in a range, up to the first that is not ``known``.
 
     Raises:
         CorruptImage: a box runs over the end of its range.
@@ -22,6 +25,8 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]
     at, count = start, 0
     while at + 8 <= end and count < _MAX_BOXES:
         size, kind, body = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if known is not None and kind not in known:
+            return
         if size == 1:
             size, body = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
         elif size == 0:
@@ -42,15 +47,18 @@ def read_bmff(data: bytes, header: Header) -> None:
 
     Raises:
         CorruptImage: cut short, or no picture declared.
+        UnsupportedImage: a video in a picture's clothing.
     """
-    at = 0
-    for kind, body, end in _boxes(data, 0, len(data)):
-        if kind not in _TOP_LEVEL and at:
-            break  # what follows the last known box is not part of the picture
-        at = end
+    at, moving = 0, False
+    for kind, body, end in _boxes(data, 0, len(data), _TOP_LEVEL):  # what follows is not part of the picture
+        at, moving = end, moving or kind == b"moov"
         if kind == b"meta":
             _meta(header, data, body + 4, end)
     header.trailing = len(data) - at
+    if moving and not header.width:
+        raise UnsupportedImage(
+            "this is a sequence without a still picture; export one frame", code="img.video"
+        )
     if not header.width or not header.height:
         raise corrupt("it declares no picture size")
 

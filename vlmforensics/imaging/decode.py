@@ -231,8 +231,8 @@ def _alpha_note(stored: Pixels, alpha: NDArray[np.uint8]) -> str:
     hidden = alpha == 0
     said = f"Transparency ({float((alpha < 255).mean()):.1%} of the pixels) was laid on mid-grey"
     if hidden.any():
-        colours = stored[hidden]
-        if (colours != colours[0]).any():
+        first = stored[np.unravel_index(int(hidden.argmax()), hidden.shape)]
+        if (hidden & (stored != first).any(axis=2)).any():
             return f"{said}; invisible pixels hold hidden colours, kept in the stored frame."
     return f"{said}; the stored frame ignores it."
 
@@ -242,9 +242,8 @@ def _eight_bits(image: Image.Image, job: Job, notes: list[str]) -> NDArray[np.ui
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         top = (1 << job.bit_depth) - 1 if 8 < job.bit_depth <= 16 else 65535
-        grey = (values.astype(np.uint32) * 255 + top // 2) // top
         notes.append(f"Grey values of {job.bit_depth} bits were scaled from 0..{top} to 0..255.")
-        scaled = np.minimum(grey, 255).astype(np.uint8)
+        scaled = _scaled(values, 0.0, float(top))
     else:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UnsupportedImage(
@@ -256,13 +255,23 @@ def _eight_bits(image: Image.Image, job: Job, notes: list[str]) -> NDArray[np.ui
             low, high = 0.0, 1.0
         elif values.dtype.kind == "i" and low >= 0 and high <= 65535 and job.bit_depth <= 16:
             low, high = 0.0, 65535.0
-        span = (high - low) or 1.0
-        scaled = np.rint((values.astype(np.float64) - low) * (255.0 / span)).astype(np.uint8)
+        scaled = _scaled(values, low, high)
         notes.append(f"Values of type {image.mode} were scaled from {low:g}..{high:g} to 0..255.")
     tags = getattr(image, "tag_v2", None)
     if tags is not None and tags.get(262) == 0 and image.mode.startswith("I;16"):
         return np.subtract(255, scaled, dtype=np.uint8)  # white is zero, which Pillow leaves as it is here
     return scaled
+
+
+def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Map low..high to 0..255, in bands of rows so that a large picture takes little more than itself."""
+    out = np.empty(values.shape, np.uint8)
+    rows = max(1, (1 << 20) // values.shape[1])
+    factor = 255.0 / ((high - low) or 1.0)
+    for start in range(0, len(values), rows):
+        band = (values[start : start + rows].astype(np.float64) - low) * factor
+        out[start : start + rows] = np.clip(np.rint(band), 0, 255)
+    return out
 
 
 def orient(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

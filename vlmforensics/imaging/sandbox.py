@@ -85,7 +85,6 @@ class Worker:
                 reply = self._exchange(process, data, job, seconds)
                 if reply is not None:
                     return reply
-                self._stop()
                 if last:
                     break
                 process, _ = self._running()
@@ -134,35 +133,35 @@ class Worker:
         except OSError as error:
             raise _no_start(str(error)) from error
         _widen(process)
-        with _Deadline(process, _START_SECONDS):
-            try:
+        ready: dict[str, Any] = {}
+        try:
+            with _Deadline(process, _START_SECONDS), contextlib.suppress(protocol.ClosedError):
                 ready = protocol.read_message(_stdout(process))
-            except protocol.ClosedError:
-                ready = {}
+        finally:  # also where the user interrupts
+            if ready.get("ready") is not True:
+                _end(process)
         if ready.get("ready") is not True:
-            process.kill()
-            status = process.wait()
-            _close_pipes(process)
-            raise _no_start(f"exit status {status}")
+            raise _no_start(f"exit status {process.returncode}")
         return process
 
     def _exchange(
         self, process: subprocess.Popen[bytes], data: bytes, job: Job, seconds: float
     ) -> Decoded | None:
         """Send one job and read the reply; None where the worker died."""
-        with _Deadline(process, seconds) as deadline:
-            try:
+        outcome: Decoded | InputError | None = None
+        try:
+            with _Deadline(process, seconds) as deadline, contextlib.suppress(protocol.ClosedError):
                 protocol.write_message(_stdin(process), {"job": job.to_json(), "size": len(data)})
                 protocol.write_all(_stdin(process), data)
                 reply = protocol.read_message(_stdout(process))
-                if "error" in reply:
-                    raise _relayed(reply["error"])
-                return _received(process, reply, job)
-            except protocol.ClosedError:
-                pass
-        if not deadline.passed:
-            return None
-        self._stop()
+                outcome = _relayed(reply["error"]) if "error" in reply else _received(process, reply, job)
+        finally:
+            if outcome is None:  # dead, late, or interrupted by the user: the pipes are out of step
+                self._stop()
+        if isinstance(outcome, InputError):
+            raise outcome
+        if outcome is not None or not deadline.passed:
+            return outcome
         raise LimitExceeded(
             f"decoding took longer than {seconds:g} seconds (setting decode_seconds)", code="img.time"
         )
@@ -170,9 +169,7 @@ class Worker:
     def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            _close_pipes(process)
+            _end(process)
 
 
 class _Deadline:
@@ -219,6 +216,12 @@ def _stdout(process: subprocess.Popen[bytes]) -> Any:
     return process.stdout
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    _close_pipes(process)
+
+
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
@@ -242,6 +245,8 @@ def _number(pipe: Any) -> int:
 
 def _relayed(error: Any) -> InputError:
     """Rebuild an error that the worker named; only classes of input errors are known."""
+    if not isinstance(error, list) or len(error) != 3:
+        raise protocol.ClosedError
     name, message, code = (str(part) for part in error)
     cls = getattr(errors, name, None)
     known = isinstance(cls, type) and issubclass(cls, InputError)
