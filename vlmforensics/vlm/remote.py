@@ -274,7 +274,7 @@ def _labels(answer: Mapping[str, Any]) -> tuple[float, float, float]:
     if scored is not None:
         return scored
     named = [label for label in LABELS if re.search(rf"\b{label}\b", text, re.IGNORECASE)]
-    negated = re.search(r"\b(not|isn't|never|un|in)\b", text, re.IGNORECASE)
+    negated = re.search(r"\b(not|isn't|never|no|neither)\b", text, re.IGNORECASE)
     if len(named) != 1 or negated:
         raise RemoteError(
             f"the server's answer names no label or several: {text[:80]!r}", code="model.unparsable"
