@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from vlmforensics.finetune import distort
-from vlmforensics.finetune.tampering import boundary, recompress, tamper
 
 from vlmforensics.errors import InputError, SettingsError
+from vlmforensics.finetune import distort
+from vlmforensics.finetune.pictures import held_back, load_manifest
+from vlmforensics.finetune.tampering import boundary, recompress, tamper
 from vlmforensics.imaging import open_case
 from vlmforensics.types import Grey, Pixels
 
@@ -45,28 +46,6 @@ class Row:
     offset: int
     height: int
     width: int
-
-
-def held_out(source: str) -> bool:
-    """True where a source belongs to validation: SHA-1 of its name, modulo 5, is 0. Never trained on."""
-    return int(hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), 16) % 5 == 0
-
-
-def read_manifest(data: Path) -> list[dict[str, object]]:
-    """All lines of ``data/manifest.jsonl``.
-
-    Raises:
-        SettingsError: no such file, or a line that is not a JSON object.
-    """
-    file = data / "manifest.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SettingsError(f"no manifest at {file}: give the folder that holds manifest.jsonl") from error
-    rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise SettingsError(f"{file} has a line that is not a JSON object")
-    return rows
 
 
 class Pictures:
@@ -114,9 +93,9 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
         return Pictures(folder)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [
-        row
-        for row in read_manifest(data)
-        if row["label"] in ("real", "synthetic") and not str(row["path"]).startswith("tamper/")
+        picture
+        for picture in load_manifest(data)
+        if picture.label in ("real", "synthetic") and picture.part != "tamper"
     ]
     if limit is not None:
         wanted = wanted[:: max(1, len(wanted) // limit)]
@@ -125,7 +104,7 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
     with (folder / "pixels.bin").open("wb") as stream:
         for entry in wanted:
             try:
-                pixels = reduce_side(open_case(data / str(entry["path"])).upright, MAX_SIDE)
+                pixels = reduce_side(open_case(entry.path).upright, MAX_SIDE)
             except InputError:
                 continue  # a damaged download is no reason to stop; the index says what was used
             if min(pixels.shape[:2]) < MIN_SIDE:
@@ -133,10 +112,10 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
             stream.write(np.ascontiguousarray(pixels).tobytes())
             rows.append(
                 Row(
-                    path=str(entry["path"]),
-                    label=str(entry["label"]),
-                    source=str(entry["source"]),
-                    scene=str(entry.get("scene_id") or entry["path"]),
+                    path=entry.path.relative_to(data).as_posix(),
+                    label=entry.label,
+                    source=entry.source,
+                    scene=entry.scene or entry.path.relative_to(data).as_posix(),
                     offset=offset,
                     height=pixels.shape[0],
                     width=pixels.shape[1],
@@ -186,7 +165,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         length: int,
         kinds: tuple[str, ...] | None = None,
     ) -> None:
-        rows = [row for row in pictures.rows if held_out(row.source) == (split == "val")]
+        rows = [row for row in pictures.rows if held_back(row.source) == (split == "val")]
         self.real = [row for row in rows if row.label == "real"]
         self.synthetic = [row for row in rows if row.label == "synthetic"]
         if len(self.real) < 2:

@@ -24,8 +24,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from vlmforensics.finetune.blending_data import Pictures, Row, by_source, held_out, targets
-from vlmforensics.finetune.tampering import KINDS, UNSEEN_KINDS, recompress, tamper
 
 from vlmforensics.blending import finding
 from vlmforensics.blending.detector import FORMAT, MANIFEST, WEIGHTS
@@ -33,6 +31,9 @@ from vlmforensics.blending.figures import auc, auc_interval, clopper_pearson
 from vlmforensics.blending.model import BlendingNet
 from vlmforensics.blending.tiles import Analysis, analyse
 from vlmforensics.errors import SettingsError
+from vlmforensics.finetune.blending_data import Pictures, Row, by_source, targets
+from vlmforensics.finetune.pictures import held_back
+from vlmforensics.finetune.tampering import KINDS, UNSEEN_KINDS, recompress, tamper
 from vlmforensics.types import Grey, Pixels
 
 _FALSE_ALARMS = 0.05
@@ -196,8 +197,8 @@ class Exporter:
         self.pictures = Pictures(config.cache or config.run / "cache")
         if self.pictures.sha256 != self.record["data"]:
             raise SettingsError("the cache holds other pictures than the run was trained on")
-        self.train = [row for row in self.pictures.rows if not held_out(row.source)]
-        self.val = [row for row in self.pictures.rows if held_out(row.source) and row.label == "real"]
+        self.train = [row for row in self.pictures.rows if not held_back(row.source)]
+        self.val = [row for row in self.pictures.rows if held_back(row.source) and row.label == "real"]
 
     def _collect(self, rows: Sequence[Row], count: int, kinds: Sequence[str] | None, seed: int) -> Measured:
         data = Measured()
@@ -347,7 +348,7 @@ class Exporter:
                 "synthetic": len(self.train) - len(real),
                 "sources": sorted({row.source for row in self.train}),
                 "held_out_sources": sorted(
-                    {row.source for row in self.pictures.rows if held_out(row.source)}
+                    {row.source for row in self.pictures.rows if held_back(row.source)}
                 ),
                 "ways_of_tampering": list(KINDS),
                 "ways_kept_for_evaluation": list(UNSEEN_KINDS),

@@ -22,8 +22,9 @@ pytest.importorskip("accelerate")
 
 from vlmforensics.blending import BlendingDetector  # noqa: E402
 from vlmforensics.finetune.blending import BlendingConfig, rate, train  # noqa: E402
-from vlmforensics.finetune.blending_data import PairDataset, Pictures, build_cache, held_out  # noqa: E402
+from vlmforensics.finetune.blending_data import PairDataset, Pictures, build_cache  # noqa: E402
 from vlmforensics.finetune.blending_export import ExportConfig, export, left_out_alarms  # noqa: E402
+from vlmforensics.finetune.pictures import held_back  # noqa: E402
 
 TRAIN_SOURCES, HELD_OUT = ("a", "b"), ("clothing", "ffhq")
 
@@ -47,7 +48,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"{index}.jpg"
         (folder / name).write_bytes(encode(photograph(index), quality=92))
         label = "synthetic" if index >= 8 else "real"
-        lines.append(json.dumps({"path": name, "label": label, "source": source, "scene_id": str(index)}))
+        lines.append(
+            json.dumps(
+                {"path": name, "label": label, "source": source, "scene_id": str(index), "sha256": "0"}
+            )
+        )
     (folder / "manifest.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
@@ -93,9 +98,9 @@ def whole_run(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_split_follows_the_digest_of_the_source() -> None:
     for source in ("a", "b", "clothing", "ffhq", "imd2020"):
-        assert held_out(source) == (int(hashlib.sha1(source.encode()).hexdigest(), 16) % 5 == 0)
-    assert all(held_out(s) for s in HELD_OUT)
-    assert not any(held_out(s) for s in TRAIN_SOURCES)
+        assert held_back(source) == (int(hashlib.sha1(source.encode()).hexdigest(), 16) % 5 == 0)
+    assert all(held_back(s) for s in HELD_OUT)
+    assert not any(held_back(s) for s in TRAIN_SOURCES)
 
 
 def test_pairs_are_seeded_and_sources_do_not_cross(cache: Path) -> None:
