@@ -52,6 +52,7 @@ class Finding:
     prompt: str = ""
 
 
+_UNNAMED = "a diffusion program"
 _A1111 = re.compile(r"\bSteps: \d{1,4}\b")
 _A1111_PAIR = re.compile(r"(?:^|, |\n)([A-Z][\w ]{0,40}): (\"[^\"]{0,400}\"|[^,\n]{0,200})")
 _MIDJOURNEY_JOB = re.compile(
@@ -141,7 +142,7 @@ def _parameters(where: str, value: str) -> Finding | None:
             "model",
         }
         name = "SwarmUI" if isinstance(swarm, dict) else "Fooocus" if "base_model" in known else ""
-        name = name or ("mflux" if "mflux_version" in known else "a diffusion program")
+        name = name or ("mflux" if "mflux_version" in known else _UNNAMED)
         if swarm is None and len(keys & set(known)) < 3:
             return None
         prompt = known.get("prompt", known.get("c", ""))
@@ -321,6 +322,8 @@ def find_generation(container: Container) -> list[Finding]:
         finding = _parameters("XMP UserComment", value.replace("&quot;", '"').replace("&#xA;", "\n"))
         found += [finding] if finding else []
     found += _declared(container, fields)
+    if any(finding.code in CODES[:6] and finding.generator != _UNNAMED for finding in found):
+        found = [finding for finding in found if finding.generator != _UNNAMED]
     found.sort(key=lambda finding: (CODES.index(finding.code), -len(finding.settings)))
     return found
 
