@@ -27,7 +27,7 @@ def build_app(assistant_loader: Callable[[], Assistant], settings: Settings) -> 
         MissingExtra: gradio is not installed.
     """
     _prepare()
-    from .app import build_app as build
+    from vlmforensics.ui.app import build_app as build
 
     return build(assistant_loader, settings)
 
@@ -58,7 +58,7 @@ def serve(
         MissingExtra: gradio is not installed.
     """
     _prepare()
-    from .server import serve as run
+    from vlmforensics.ui.server import serve as run
 
     run(settings, host, port, auth=auth, root_path=root_path, assistant_loader=assistant_loader)
 

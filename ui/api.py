@@ -9,12 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from vlmforensics.errors import VlmForensicsError
+from vlmforensics.errors import Defect, VlmForensicsError
 from vlmforensics.report import error_record, to_record
 from vlmforensics.types import ModelInfo, Report
-
-from .flow import Model
-from .uploads import guard_endpoint
+from vlmforensics.ui.flow import Model
+from vlmforensics.ui.uploads import guard_endpoint
 
 ENDPOINT = "examine"
 
@@ -45,7 +44,9 @@ def examine_file(model: Model, path: Path, name: str, *, text: bool) -> dict[str
     """The record of one file, failures included."""
     stop = threading.Event()
     try:
-        report = next(item for item in model.examine(path, name, stop) if isinstance(item, Report))
+        *_, report = model.examine(path, name, stop)
+        if not isinstance(report, Report):
+            raise Defect("an examination ended without a report", file=name)
         if text:
             for _ in model.explain(report, stop):
                 pass

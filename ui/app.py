@@ -13,14 +13,13 @@ from vlmforensics import imaging, report
 from vlmforensics.errors import VlmForensicsError
 from vlmforensics.settings import Settings
 from vlmforensics.types import Report
-
-from . import cards, layout, views
-from .api import add_endpoint
-from .flow import Model, Stopped
-from .layout import EXAMPLES, HERE, QUESTIONS, Parts
-from .state import Session, Sessions, Turn
-from .uploads import Message, Upload
-from .words import chat_text, error_sentence, escape, stage_name
+from vlmforensics.ui import cards, layout, views
+from vlmforensics.ui.api import add_endpoint
+from vlmforensics.ui.flow import Model, Stopped
+from vlmforensics.ui.layout import EXAMPLES, HERE, QUESTIONS, Parts
+from vlmforensics.ui.state import Session, Sessions, Turn
+from vlmforensics.ui.uploads import Message, Upload
+from vlmforensics.ui.words import chat_text, error_sentence, escape, stage_name
 
 if TYPE_CHECKING:
     from vlmforensics.assistant import Assistant
@@ -205,7 +204,7 @@ class Page:
             yield from self._stream(session, result, self.model.explain(result, session.stop))
         except Stopped:
             raise
-        except Exception as error:  # boundary: whatever breaks, the visitor reads a sentence
+        except Exception as error:  # noqa: BLE001 - boundary: whatever breaks, the visitor reads a sentence
             if not isinstance(error, VlmForensicsError):
                 _LOG.exception("examining a picture failed")
             sentence = error_sentence(error, upload.name)
@@ -225,7 +224,7 @@ class Page:
             yield from self._stream(session, current, self.model.ask(current, question, session.stop))
         except Stopped:
             raise
-        except Exception as error:  # boundary: as in _examine
+        except Exception as error:  # noqa: BLE001 - boundary: as in _examine
             if not isinstance(error, VlmForensicsError):
                 _LOG.exception("answering a question failed")
             _reply(session, chat_text(error_sentence(error, "")))
@@ -299,7 +298,7 @@ class Page:
         return {} if current is None else self._drawing(current, choice)
 
     def draw_row(self, case_id: str, event: gr.EventData, request: gr.Request) -> Changes:
-        """ "Show" was pressed in the evidence table."""
+        """A finding's “Show” was pressed."""
         return self.draw(case_id, str(getattr(event, "overlay", "")), request)
 
     def switch(self, case_id: str, request: gr.Request) -> Changes:

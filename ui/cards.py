@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from vlmforensics.report.text import LIMITS, percent
 from vlmforensics.types import LABELS, Evidence, Report
-
-from .words import (
+from vlmforensics.ui.words import (
     LABEL_NAMES,
     SUMMARIES,
     TITLES,
@@ -26,9 +25,11 @@ _TELLING = 0.05
 _ICONS = {
     "real": '<circle cx="10.5" cy="10.5" r="6.5"/><path d="m15.5 15.5 5 5"/>',
     "synthetic": '<path d="M12 3v4m0 10v4M3 12h4m10 0h4M6 6l2.5 2.5m7 7L18 18M6 18l2.5-2.5m7-7L18 6"/>',
-    "tampered": '<path d="M8 3H4a1 1 0 0 0-1 1v4m13-5h4a1 1 0 0 1 1 1v4M3 16v4a1 1 0 0 0 1 1h4m13-5v4a1 1 0 0 1-1 1h-4"/>'
+    "tampered": '<path d="M8 3H4a1 1 0 0 0-1 1v4m13-5h4a1 1 0 0 1 1 1v4"/>'
+    '<path d="M3 16v4a1 1 0 0 0 1 1h4m13-5v4a1 1 0 0 1-1 1h-4"/>'
     '<path d="M9 9h6v6H9z" stroke-dasharray="2.4 1.6"/>',
-    "inconclusive": '<path d="M9 9a3 3 0 1 1 4.2 2.8c-.8.4-1.2 1-1.2 2v.4"/><path d="M12 17.6v.1"/><circle cx="12" cy="12" r="9.5"/>',
+    "inconclusive": '<path d="M9 9a3 3 0 1 1 4.2 2.8c-.8.4-1.2 1-1.2 2v.4"/><path d="M12 17.6v.1"/>'
+    '<circle cx="12" cy="12" r="9.5"/>',
 }
 
 
@@ -69,17 +70,15 @@ def _probabilities(report: Report) -> str:
     for label in LABELS:
         p = verdict.probabilities[label]
         leading = " vf-leading" if label == verdict.leading else ""
+        name = escape(LABEL_NAMES[label].capitalize())
         rows.append(
-            f'<li class="vf-p vf-{label}{leading}"><span class="vf-p-name">{escape(LABEL_NAMES[label].capitalize())}</span>'
+            f'<li class="vf-p vf-{label}{leading}"><span class="vf-p-name">{name}</span>'
             f'<span class="vf-p-bar" aria-hidden="true"><i style="width:{100 * p:.2f}%"></i></span>'
             f'<span class="vf-p-value">{percent(p)}</span></li>'
         )
-    share = f"{100 * verdict.alpha:g} %"
-    note = (
-        f"Calibrated probabilities. The rule accuses at most {share} of untouched pictures like those it was "
-        "calibrated on."
-    )
-    return f'<ul class="vf-probabilities" aria-label="Probabilities">{"".join(rows)}</ul><p class="vf-note">{note}</p>'
+    note = report.guarantee or "Calibrated on a validation set; they hold for pictures like those."
+    bars = f'<ul class="vf-probabilities" aria-label="Probabilities">{"".join(rows)}</ul>'
+    return f'{bars}<p class="vf-note">{escape(note)}</p>'
 
 
 def _abstention(report: Report) -> str:
@@ -124,8 +123,8 @@ def _reasons(report: Report) -> str:
     name = LABEL_NAMES[label]
     return (
         '<div class="vf-reasons">'
-        f"{_reason_list('vf-pro', f'Speaks for “{name}”', pro, 'Nothing that was measured speaks for it clearly.')}"
-        f"{_reason_list('vf-contra', 'Speaks against it', contra, 'Nothing that was measured speaks against it clearly.')}"
+        f"{_reason_list('vf-pro', f'Speaks for “{name}”', pro, 'Nothing that was measured clearly does.')}"
+        f"{_reason_list('vf-contra', 'Speaks against it', contra, 'Nothing that was measured clearly does.')}"
         "</div>"
     )
 
@@ -179,7 +178,8 @@ def _change(report: Report) -> str:
         )
     else:
         then = without(report, item.id)
-        text = f"Without {item.id}, “{LABEL_NAMES[label]}” would stand at {percent(then[label])} instead of {percent(now)}."
+        stand = f"{percent(then[label])} instead of {percent(now)}"
+        text = f"Without {item.id}, “{LABEL_NAMES[label]}” would stand at {stand}."
         best = max(LABELS, key=lambda name: then[name])
         if best != label:
             text += f" “{LABEL_NAMES[best].capitalize()}” would then lead."
@@ -192,7 +192,8 @@ def welcome(megabytes: int) -> str:
         '<div class="vf-welcome"><h2>Examine a picture</h2><p>Drop a file below, choose one, or paste it into the '
         "conversation. Send the original file where you can: every copy loses traces.</p>"
         '<p class="vf-note">JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF or HEIC, up to '
-        f"{megabytes} MB. The picture stays on the computer that runs this page, and is forgotten when you leave.</p></div>"
+        f"{megabytes} MB. The picture stays on the computer that runs this page, and is forgotten when you leave.</p>"
+        "</div>"
     )
 
 
@@ -262,11 +263,13 @@ def _row(item: Evidence, weight: float, scale: float, drawable: bool) -> str:
     towards = favours(item)
     says = LABEL_NAMES[towards] if towards else "neither way"
     button = (
-        f'<button type="button" class="vf-show" data-overlay="{name}" aria-label="Show {name} on the picture">Show</button>'
+        f'<button type="button" class="vf-show" data-overlay="{name}" aria-label="Show {name} on the picture">'
+        "Show</button>"
         if drawable
         else ""
     )
     width = 50 * abs(weight) / scale
+    trust = right_on(item.reliability) if item.reliability else "reliability not measured"
     side = "vf-plus" if weight >= 0 else "vf-minus"
     how = "measured" if item.status == "measured" else "observed by the model"
     strongest = max(abs(value) for value in item.llr.values())
@@ -277,7 +280,7 @@ def _row(item: Evidence, weight: float, scale: float, drawable: bool) -> str:
         f'<th scope="row" data-label="ID"><span class="vf-cite">{name}</span></th>'
         f'<td data-label="Finding"><strong>{escape(source_name(item.source))}</strong> '
         f'<span class="vf-small">{how}</span><p>{escape(item.statement)}</p>'
-        f'<p class="vf-small">{escape(right_on(item.reliability)) if item.reliability else "reliability not measured"}</p></td>'
+        f'<p class="vf-small">{escape(trust)}</p></td>'
         f'<td data-label="Strength">{escape(item.strength)}</td>'
         f'<td data-label="Speaks for"><span class="vf-dot vf-{escape(towards or "none")}" aria-hidden="true"></span>'
         f"{escape(says)}</td>"
@@ -317,7 +320,7 @@ def details(report: Report) -> str:
     if report.verdict.mask_agreement:
         facts.append(("Verdict and region", report.verdict.mask_agreement))
     facts += [("Conversion", note) for note in case.notes]
-    seconds = sum(report.timing.values())
+    seconds = report.timing.get("total") or sum(report.timing.values())
     if seconds:
         facts.append(("Time", f"{seconds:.1f} s"))
     return f'<dl class="vf-facts">{_pairs(facts)}</dl>'
@@ -368,5 +371,6 @@ def header(status: str, kind: str) -> str:
     return (
         '<div class="vf-header"><div><h1>vlmforensics</h1><p>Was this picture made or changed by a machine? '
         "A verdict, and the evidence behind it.</p></div>"
-        f'<p class="vf-status vf-status-{escape(kind)}" role="status"><span aria-hidden="true"></span>{escape(status)}</p></div>'
+        f'<p class="vf-status vf-status-{escape(kind)}" role="status"><span aria-hidden="true"></span>'
+        f"{escape(status)}</p></div>"
     )

@@ -47,7 +47,7 @@ class Model:
         except VlmForensicsError as error:
             _LOG.error("the model can't be loaded: %s", error)
             self._error = error
-        except Exception as error:  # boundary: a thread's exception would vanish, the page must say it
+        except Exception as error:  # noqa: BLE001 - boundary: a thread's exception would vanish unsaid
             _LOG.exception("the model can't be loaded")
             self._error = error
         finally:

@@ -10,9 +10,8 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 
 from vlmforensics.settings import MIB, Settings
-
-from . import cards
-from .uploads import PICTURES, MessageBox, PictureButton, PictureFile
+from vlmforensics.ui import cards
+from vlmforensics.ui.uploads import PICTURES, MessageBox, PictureButton, PictureFile
 
 HERE = Path(__file__).parent
 QUESTIONS = ("Why?", "Where?", "How sure?", "What about the metadata?")
@@ -219,8 +218,8 @@ def _right() -> dict[str, Any]:
         latex_delimiters=[],
         allow_file_downloads=False,
         feedback_options=None,
-        placeholder="### Ask about the picture\n\nDrop a picture. You get a verdict with its probabilities, the evidence "
-        "behind it, and an explanation; then ask what you want to know.",
+        placeholder="### Ask about the picture\n\nDrop a picture. You get a verdict with its probabilities, "
+        "the evidence behind it, and an explanation; then ask what you want to know.",
     )
     with gr.Row(visible=False, elem_id="vf-suggestions") as suggestions:
         questions = tuple(gr.Button(text, size="sm", min_width=60, scale=0) for text in QUESTIONS)

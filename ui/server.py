@@ -79,7 +79,7 @@ def launch(
     Raises:
         SettingsError: reachable by others without ``auth``, or the port is in use.
     """
-    from .layout import theme
+    from vlmforensics.ui.layout import theme
 
     if not is_loopback(host) and auth is None:
         raise SettingsError(
@@ -150,8 +150,8 @@ def _serve_until_told(
     root_path: str | None,
     loader: Callable[[], Assistant],
 ) -> None:
-    from .app import build_app
-    from .state import Sessions
+    from vlmforensics.ui.app import build_app
+    from vlmforensics.ui.state import Sessions
 
     done = threading.Event()
     previous = {

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmforensics.types import Report
-
-from .uploads import Upload
+from vlmforensics.ui.uploads import Upload
 
 MIB = 1 << 20
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from vlmforensics import imaging
 from vlmforensics.types import Box, Evidence, Pixels, Report
-
-from .words import source_name
+from vlmforensics.ui.words import source_name
 
 PLAIN = "plain"
 REGION = "region"

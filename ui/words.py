@@ -25,7 +25,7 @@ LABEL_NAMES: Mapping[str, str] = {
 }
 
 SUMMARIES: Mapping[str, str] = {
-    "real": "Nothing that was measured tells this picture from an untouched photograph. That is not proof of authenticity.",
+    "real": "Nothing that was measured tells this picture from an untouched photograph; that is no proof of one.",
     "synthetic": "What was measured fits a picture made as a whole by a generator better than a photograph.",
     "tampered": "What was measured fits a photograph of which a part was replaced or redrawn.",
     "inconclusive": "The evidence is too weak, or too contradictory, for a verdict that would be right often enough.",
@@ -35,16 +35,17 @@ SOURCES: Mapping[str, str] = {
     "vlm": "Vision-language model",
     "blending": "Blending detector",
     "mask": "Region search",
-    "metadata": "Metadata",
-    "generation": "Generation parameters",
+    "camera_exif": "Camera metadata",
+    "editor_traces": "Editing software",
+    "generation_parameters": "Generation parameters",
     "c2pa": "Content Credentials (C2PA)",
-    "jpeg": "JPEG history",
-    "jpeg_history": "JPEG history",
+    "jpeg_tables": "JPEG tables",
+    "jpeg_double": "Double JPEG compression",
     "jpeg_ghost": "JPEG ghosts",
-    "ela": "Error level analysis",
+    "jpeg_grid": "JPEG grid",
     "noise": "Noise consistency",
-    "frequency": "Frequency traces",
-    "copymove": "Copied regions",
+    "spectrum": "Frequency spectrum",
+    "upsampling": "Upsampling traces",
 }
 
 STAGES: Mapping[str, str] = {

@@ -1,0 +1,214 @@
+"""The page in a real browser, as a visitor uses it. Waits are bounded, parts are found by role and name."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+pytest.importorskip("gradio", reason="the ui extra is not installed")
+
+import jsonschema
+
+from vlmforensics.report import schema
+
+pytestmark = pytest.mark.browser
+WAIT = 20_000
+TITLES = {
+    "splice": "Tampered with",
+    "render": "Wholly synthetic",
+    "plain": "No sign of manipulation found",
+    "unsure": "Inconclusive",
+}
+
+
+class Visitor:
+    """A tab of its own, which writes down what must not happen."""
+
+    def __init__(self, browser, url, **options):
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        self.context.set_default_timeout(WAIT)
+        self.tab = self.context.new_page()
+        self.foreign, self.complaints = [], []
+        self.tab.on("request", self._seen)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on(
+            "console", lambda line: self.complaints.append(line.text) if line.type == "error" else None
+        )
+        self.tab.goto(url)
+        self.tab.get_by_role("heading", name="Examine a picture").wait_for()
+
+    def _seen(self, request):
+        if not re.match(r"(http://127\.0\.0\.1:|data:|blob:)", request.url):
+            self.foreign.append(request.url)
+
+    def drop(self, path):
+        with self.tab.expect_file_chooser() as chooser:
+            self.tab.get_by_role("button", name=re.compile("Choose a picture|Examine another")).first.click()
+        chooser.value.set_files(path)
+
+    def verdict(self, kind):
+        self.tab.get_by_role("heading", name=TITLES[kind], exact=True).wait_for()
+
+    def chat(self):
+        return self.tab.get_by_role("log", name="chatbot conversation")
+
+    def idle(self):
+        self.tab.get_by_role("button", name="Submit").wait_for()
+
+    def close(self):
+        self.context.close()
+
+
+@pytest.fixture
+def visit(chromium, page):
+    opened = []
+
+    def open_tab(**options):
+        opened.append(Visitor(chromium, page.url, **options))
+        return opened[-1]
+
+    yield open_tab
+    for visitor in opened:
+        visitor.close()
+
+
+def _save(visitor, name):
+    with visitor.tab.expect_download() as download:
+        visitor.tab.get_by_role("button", name=name).click()
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_from_a_dropped_picture_to_a_saved_report(visit, pictures):
+    visitor = visit()
+    tab = visitor.tab
+    visitor.drop(pictures("splice.jpg"))
+    visitor.verdict("splice")
+    for name in ("E1", "E2", "E6"):
+        assert tab.locator(f"tr#evidence-{name}").is_visible()
+    shown = tab.get_by_role("img", name=re.compile("splice.jpg. Suspect: one region"))
+    shown.wait_for()
+    assert shown.evaluate("image => image.naturalWidth") == 480
+    visitor.idle()
+    explanation = visitor.chat().get_by_role("link", name="E2").first
+    explanation.click()
+    tab.wait_for_function("document.activeElement?.id === 'evidence-E2'")
+
+    marked = shown.get_attribute("src")
+    tab.get_by_role("button", name="Show E3 on the picture").click()
+    other = tab.get_by_role("img", name=re.compile("splice.jpg. E3, Noise"))
+    other.wait_for()
+    assert other.get_attribute("src") != marked
+    assert tab.get_by_role("radio", name="E3 Noise consistency").is_checked()
+
+    tab.get_by_role("button", name="Weight").click()
+    tab.get_by_role("button", name="Weight").click()
+    order = tab.locator("tr[id^=evidence-]").evaluate_all(
+        "rows => rows.map((row) => Number(row.dataset.weight))"
+    )
+    assert order == sorted(order, reverse=True)
+
+    tab.get_by_role("button", name="How sure?").click()
+    visitor.chat().get_by_text("You asked “How sure?” about splice.jpg").wait_for()
+    visitor.idle()
+
+    name, html = _save(visitor, "Save report (HTML)")
+    assert name.endswith(".html")
+    assert b"<html" in html
+    assert b"How sure?" in html
+    name, record = _save(visitor, "Save record (JSON)")
+    assert name.endswith(".json")
+    record = json.loads(record)
+    jsonschema.validate(record, schema())
+    assert record["verdict"] == "tampered"
+    assert record["conversation"][0]["question"] == "How sure?"
+    name, mask = _save(visitor, "Save mask (PNG)")
+    assert mask.startswith(b"\x89PNG")
+    assert visitor.foreign == []
+    assert visitor.complaints == []
+
+
+def test_two_visitors_at_once_keep_their_pictures_apart(visit, pictures):
+    anna, bert = visit(), visit()
+    anna.drop(pictures("unsure-anna.jpg"))
+    bert.drop(pictures("render-bert.jpg"))
+    anna.verdict("unsure")
+    bert.verdict("render")
+    for visitor, mine, other in ((anna, "unsure-anna.jpg", "bert"), (bert, "render-bert.jpg", "anna")):
+        visitor.idle()
+        visitor.tab.get_by_role("button", name="Why?").click()
+        visitor.chat().get_by_text(f"You asked “Why?” about {mine}").wait_for()
+        visitor.idle()
+        assert other not in visitor.tab.locator("body").inner_text()
+    assert anna.tab.get_by_text("What would help").is_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("notes.jpg", b"Only text, whatever the name says. " * 30),
+        ("drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+        ("large.jpg", b"\xff\xd8\xff" + bytes(1 << 20)),
+    ],
+)
+def test_what_cannot_be_examined_is_answered_with_a_sentence(visit, pictures, name, data):
+    visitor = visit()
+    visitor.drop(pictures(name, data))
+    if name == "large.jpg":
+        visitor.tab.get_by_text("exceed the maximum allowed size").first.wait_for()
+    else:
+        visitor.chat().get_by_text(re.compile(rf"{re.escape(name)}: [A-Z].*\.")).wait_for()
+        visitor.tab.get_by_role("heading", name="Not examined").wait_for()
+    assert "Traceback" not in visitor.tab.locator("body").inner_text()
+    visitor.drop(pictures("plain.jpg"))
+    visitor.verdict("plain")
+
+
+def test_a_phone_with_the_keyboard_alone(visit, pictures):
+    visitor = visit(color_scheme="dark")
+    tab = visitor.tab
+    tab.set_viewport_size({"width": 390, "height": 844})
+    button = tab.get_by_role("button", name="Try: spliced picture")
+    button.focus()
+    tab.keyboard.press("Enter")
+    visitor.verdict("splice")
+    visitor.idle()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    box = tab.get_by_role("textbox", name="Your question")
+    box.focus()
+    tab.keyboard.type("Where is it?")
+    tab.keyboard.press("Enter")
+    visitor.chat().get_by_text("You asked “Where is it?”").wait_for()
+    visitor.idle()
+    tab.get_by_role("button", name="Show E2 on the picture").focus()
+    tab.keyboard.press("Enter")
+    tab.get_by_role("img", name=re.compile("E2, Blending")).wait_for()
+    unnamed = tab.evaluate(
+        """() => [...document.querySelectorAll('button, input:not([type=hidden]), textarea, a[href]')]
+            .filter((part) => part.checkVisibility?.() && !part.closest('footer'))
+            .filter((part) => !(part.getAttribute('aria-label') || part.innerText || part.labels?.length || part.title
+              || part.querySelector('img[alt]:not([alt=""])')))
+            .map((part) => part.outerHTML.slice(0, 160))"""
+    )
+    assert unnamed == []
+    assert visitor.foreign == []
+
+
+def test_stop_and_a_second_picture(visit, pictures, page, monkeypatch):
+    monkeypatch.setattr(page.assistant, "word_seconds", 0.3)
+    visitor = visit()
+    tab = visitor.tab
+    visitor.drop(pictures("splice.jpg"))
+    visitor.verdict("splice")
+    tab.get_by_role("button", name="Stop").click()
+    visitor.chat().get_by_text("Stopped.").wait_for()
+    visitor.idle()
+    monkeypatch.setattr(page.assistant, "word_seconds", 0.0)
+    visitor.drop(pictures("plain.jpg"))
+    visitor.verdict("plain")
+    visitor.idle()
+    tab.get_by_role("radio", name="1. splice.jpg").check()
+    visitor.verdict("splice")
+    tab.get_by_role("button", name="Why?").click()
+    visitor.chat().get_by_text("You asked “Why?” about splice.jpg").wait_for()

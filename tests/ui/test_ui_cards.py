@@ -1,0 +1,142 @@
+"""Words and cards: true to the report, and hostile text stays text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+pytest.importorskip("gradio", reason="the ui extra is not installed")
+
+from vlmforensics.errors import UnsupportedImage
+from vlmforensics.ui import cards, views, words
+
+HOSTILE = '<img src=x onerror=alert(1)> ![](http://example.org/x.png) {{x}} ${y} "quoted" \u202e\x00'
+
+
+class Tags(HTMLParser):
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"img", "br", "path", "circle"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("plain.jpg", "No sign of manipulation found"),
+        ("render.jpg", "Wholly synthetic"),
+        ("splice.jpg", "Tampered with"),
+        ("unsure.jpg", "Inconclusive"),
+    ],
+)
+def test_card_says_the_verdict_in_plain_words(report, name, title):
+    card = cards.verdict_card(report(name))
+    assert f">{title}</h2>" in card
+    assert len(re.findall(r'class="vf-p-value">', card)) == 3
+    assert "authentic" not in re.sub(r"no proof of[^<]*", "", card).lower()
+
+
+def test_reasons_name_strength_and_reliability(report):
+    card = cards.verdict_card(report("splice.jpg"))
+    assert "right on 83 % of 512 validation pictures (80–86 %)" in card
+    assert 'href="#evidence-E2"' in card
+
+
+def test_inconclusive_gives_reason_and_help(report):
+    card = cards.verdict_card(report("unsure.jpg"))
+    assert "The findings contradict each other" in card
+    assert "What would help" in card
+    assert "480 × 320 pixels" in card
+
+
+def test_leaving_evidence_out_is_exact(report):
+    case = report("splice.jpg")
+    everything = cards.without(case, "none")
+    assert everything == pytest.approx(dict(case.probabilities))
+    less = cards.without(case, "E2")
+    assert less["tampered"] < case.probabilities["tampered"]
+    assert sum(less.values()) == pytest.approx(1)
+
+
+def test_every_finding_has_a_row_that_citations_reach(report):
+    case = report("splice.jpg")
+    table = cards.evidence_table(case, {"E2"})
+    ids = [attrs["id"] for tag, attrs in Tags(table).tags if tag == "tr" and "id" in attrs]
+    assert ids == [f"evidence-{item.id}" for item in case.evidence]
+    shown = [attrs["data-overlay"] for tag, attrs in Tags(table).tags if "data-overlay" in attrs]
+    assert shown == ["E2"]
+
+
+def test_hostile_text_stays_text_in_cards(report):
+    case = report("splice.jpg")
+    case.case = replace(
+        case.case,
+        file=HOSTILE,
+        container=replace(case.case.container, exif={HOSTILE: HOSTILE}, text={"k": HOSTILE}),
+    )
+    case.evidence = (replace(case.evidence[0], statement=HOSTILE + ".", strength=HOSTILE), *case.evidence[1:])
+    for html in (
+        cards.verdict_card(case),
+        cards.evidence_table(case, {"E1"}),
+        cards.metadata(case),
+        cards.details(case),
+        cards.stage_card(HOSTILE, [HOSTILE]),
+        cards.refused_card(HOSTILE),
+        cards.header(HOSTILE, "ready"),
+    ):
+        parsed = Tags(html)
+        assert not [tag for tag, _ in parsed.tags if tag in {"img", "script"}]
+        assert parsed.open == []
+        assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
+        assert "\u202e" not in html
+        assert "\x00" not in html
+
+
+def test_hostile_text_stays_text_in_the_chat():
+    shown = words.chat_text("# Title\n- item\n1. one\n" + HOSTILE + " www.example.org a@example.org", {"E1"})
+    for mark in ("<", "![", "](", "://", "www.", "@", "{{", "# ", "- i", "1. "):
+        assert mark not in shown.replace("&#", ""), mark
+
+
+def test_only_known_evidence_becomes_a_link():
+    assert words.chat_text("So [E1, E2]. But [E9].", {"E1", "E2"}) == (
+        "So [E1](#evidence-E1) [E2](#evidence-E2). But &#91;E9&#93;."
+    )
+
+
+def test_errors_are_sentences():
+    error = UnsupportedImage("this is text, not a picture; export a PNG")
+    assert words.error_sentence(error, "a.svg") == "a.svg: This is text, not a picture; export a PNG."
+    defect = words.error_sentence(KeyError("secret/path"), "b.jpg")
+    assert "secret" not in defect
+    assert defect.startswith("b.jpg: ")
+
+
+def test_views_draw_inside_the_region_only(report):
+    case = report("splice.jpg")
+    assert [key for _, key in views.choices(case)] == ["region", "E2", "E3", "E6", "plain"]
+    view = views.draw(case, "region")
+    assert (view.drawn != view.plain).any()
+    box = case.mask.boxes[0]
+    assert (view.drawn[: box.y0 - 20] == view.plain[: box.y0 - 20]).all()
+    assert "one region" in view.caption
+    plain = views.draw(case, "no such thing")
+    assert (plain.drawn == plain.plain).all()
+
+
+def test_large_pictures_are_reduced_for_the_page(report, monkeypatch):
+    case = report("splice.jpg")
+    monkeypatch.setattr(views, "SIDE", 100)
+    assert views.draw(case, "region").drawn.shape[:2] == (67, 100)

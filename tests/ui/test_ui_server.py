@@ -1,0 +1,108 @@
+"""Serving: loopback by default, a password otherwise, and headers that keep the page to itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="the ui extra is not installed")
+
+import httpx
+
+from vlmforensics.errors import SettingsError
+from vlmforensics.settings import Settings
+from vlmforensics.ui import serve
+from vlmforensics.ui.server import is_loopback, parse_auth
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]"])
+def test_loopback(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
+def test_not_loopback(host):
+    assert not is_loopback(host)
+
+
+def test_other_hosts_need_a_password(monkeypatch):
+    monkeypatch.delenv("VLMFORENSICS_AUTH", raising=False)
+    with pytest.raises(SettingsError, match="auth"):
+        serve(Settings(), "0.0.0.0", 0, assistant_loader=lambda: None)
+
+
+@pytest.mark.parametrize("text", ["anna", "anna:", ":password1", "anna:short"])
+def test_malformed_password(text):
+    with pytest.raises(SettingsError, match="USER:PASSWORD"):
+        parse_auth(text)
+
+
+def test_password_may_hold_colons():
+    assert parse_auth("anna:a:b:c:d:e") == ("anna", "a:b:c:d:e")
+    assert parse_auth(None) is None
+
+
+def test_page_and_headers(page):
+    answer = httpx.get(page.url, trust_env=False)
+    assert answer.status_code == 200
+    assert '"title":"vlmforensics"' in answer.text.replace('": "', '":"')
+    assert 'lang="en"' in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy.replace("https", "")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_foreign_name_for_this_address_is_refused(page):
+    answer = httpx.get(page.url, headers={"Host": "example.org:7860"}, trust_env=False)
+    assert answer.status_code == 421
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(Path("pyproject.toml").resolve())])
+def test_files_of_the_machine_are_not_served(page, path):
+    answer = httpx.get(f"{page.url}gradio_api/file={path}", trust_env=False)
+    assert answer.status_code == 403
+
+
+def test_monitoring_is_off(page):
+    assert httpx.get(f"{page.url}monitoring", trust_env=False).status_code in {403, 404}
+
+
+SCRIPT = """
+import sys, time
+from vlmforensics.settings import Settings
+from vlmforensics.ui import serve
+def loader():
+    time.sleep(60)
+serve(Settings(), "127.0.0.1", 0, assistant_loader=loader)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_page_answers_before_the_model_is_there_and_ctrl_c_ends_it(tmp_path):
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    env.pop("GRADIO_TEMP_DIR", None)
+    running = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    )
+    try:
+        line = next(line for line in running.stderr if "http://" in line)
+        url = re.search(r"http://\S+", line).group()
+        assert "Loading the model" in httpx.get(url, trust_env=False, timeout=30).text
+        assert len(list(tmp_path.glob("vlmforensics-ui-*"))) == 1
+        start = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+        assert time.monotonic() - start < 20
+        assert "Traceback" not in running.stderr.read()
+        assert not list(tmp_path.glob("vlmforensics-ui-*"))
+    finally:
+        running.kill()
+        running.wait()
