@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.events import api
 
 from vlmforensics.errors import Defect, VlmForensicsError
 from vlmforensics.report import error_record, to_record
@@ -36,7 +37,7 @@ def add_endpoint(blocks: gr.Blocks, model: Model, concurrency_id: str) -> None:
         name = Path(data.get("orig_name") or path.name).name
         return examine_file(model, path, name, text=text)
 
-    gr.api(examine, api_name=ENDPOINT, concurrency_id=concurrency_id)
+    api(examine, api_name=ENDPOINT, concurrency_id=concurrency_id)
     guard_endpoint(blocks, [ENDPOINT])
 
 

@@ -7,7 +7,7 @@ refuse that, and hand over the untouched bytes' path with the name that the user
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -83,7 +83,8 @@ class _Quiet(ComponentMeta):
 class _Picture(_FilesOnly):
     """Mixin: the value is an ``Upload`` or None."""
 
-    def preprocess(self, payload: Any) -> Upload | None:
+    def preprocess(self, payload: Any) -> Any:
+        """``Upload``, or None where there is no file."""
         return None if payload is None else _upload(_single(payload))
 
 
@@ -110,8 +111,8 @@ class MessageBox(_FilesOnly, gr.MultimodalTextbox, metaclass=_Quiet):
         """Front-end component to use."""
         return "multimodaltextbox"
 
-    def preprocess(self, payload: Any) -> Message:
-        """What was typed and attached; names are not checked, for the decoder judges contents."""
+    def preprocess(self, payload: Any) -> Any:
+        """``Message``; names of files are not checked, for the decoder judges contents."""
         if payload is None:
             return Message("", ())
         return Message(payload.text or "", tuple(_upload(file) for file in payload.files))
@@ -122,10 +123,10 @@ def guard_endpoint(blocks: gr.Blocks, names: Sequence[str]) -> None:
     for function in blocks.fns.values():
         if function.api_name in names:
             for component in function.inputs:
-                component.async_move_resource_to_block_cache = _guarded(component)
+                _guard(component)
 
 
-def _guarded(component: Any) -> Callable[[str | Path | None], Awaitable[str | None]]:
+def _guard(component: Any) -> None:
     original = component.async_move_resource_to_block_cache
 
     async def move(url_or_file_path: str | Path | None) -> str | None:
@@ -134,7 +135,7 @@ def _guarded(component: Any) -> Callable[[str | Path | None], Awaitable[str | No
         moved: str | None = await original(url_or_file_path)
         return moved
 
-    return move
+    component.async_move_resource_to_block_cache = move
 
 
 def _single(payload: Any) -> Any:

@@ -43,6 +43,7 @@
   const names = [
     ['#vf-box textarea', 'Your question'],
     ['#vf-drop button[aria-dropeffect]', 'Choose a picture to examine, or drop it here'],
+    ['#vf-chat button:has(img[alt=""])', 'Picture that was sent'],
   ];
   const name = () => names.forEach(([where, text]) => {
     document.querySelectorAll(where).forEach((part) => {
