@@ -150,7 +150,7 @@ GENERATORS = {
         "midjourney",
         "5a1f8e1c",
     ),
-    "google": ({"Credit": "x", "Comment": "Made with Google AI"}, "generator-mark", "Google"),
+    "google": ({"Credit": "x", "Comment": "Made with Google AI"}, "ai-service-mark", "Google"),
     "unicode prompt": ({"parameters": "naïve café 夜\n" + A1111.split("\n", 2)[2]}, "sd-parameters", "夜"),
 }
 
@@ -176,10 +176,11 @@ def test_comfy_in_exif_of_webp():
 
 
 def test_openai_labs_mark():
-    case = jpeg(
-        exif={0x013B: "OpenAI--ImageGeneration--generation-HcvFJ3V5", 0x0131: "Made with OpenAI Labs"}
-    )
-    evidence = generation(case)
+    maker = {
+        0x927C: b"OpenAI--ImageGeneration--generation-HcvFJ3V5",
+        0x9286: b"ASCII\x00\x00\x00Made with OpenAI Labs",
+    }
+    evidence = generation(jpeg(inner=maker))
     assert evidence.code == "generator-mark"
     assert "OpenAI" in evidence.statement
 
@@ -229,6 +230,7 @@ def test_declaration_outranks_nothing_and_parameters_outrank_marks():
         {"prompt": "say cheese"},
         {"workflow": '{"nodes": "none"}'},
         {"Title": "Gemini over the harbour", "Author": "Imogen Firefly"},
+        {"Comment": "Stable Diffusion talk, slide 4"},
     ],
 )
 def test_no_false_generator(texts):

@@ -26,11 +26,13 @@ CODES = (
     "novelai",
     "midjourney",
     "generator-mark",
+    "ai-service-mark",
     "iptc-trained-algorithmic",
     "iptc-composite-trained",
     "none",
 )
-"""Outcomes, for a calibration table: ``*-inpainting`` and ``*-composite-*`` speak for an edit, ``none`` for nothing."""
+"""Outcomes, for a calibration table. ``*-inpainting`` and ``*-composite-*`` speak for an edit, ``ai-service-mark``
+(services that generate and edit alike) for generation or an edit, ``none`` for nothing, the others for generation."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,45 @@ _MARKS: tuple[tuple[str, str], ...] = (
         "an AI generator",
     ),
 )
-# Fields in which a mark is a declaration by software. Captions and keywords of people are left out: a photograph
-# about Midjourney is not one made by it.
-_MARK_FIELDS = (
-    "Software",
-    "ProcessingSoftware",
-    "Artist",
-    "HostComputer",
-    "Model",
-    "Make",
-    "Credit",
-    "Source",
+_SERVICES = frozenset({"Google", "Meta AI", "OpenAI", "xAI Grok", "Microsoft Designer"})
+# Fields that software writes: a name alone is a mark. In what people write it is one only where it says so itself,
+# for a photograph about a generator is not one made by it.
+_SOFTWARE_FIELDS = frozenset(
+    [
+        "Software",
+        "ProcessingSoftware",
+        "HostComputer",
+        "Model",
+        "Make",
+        "MakerNote",
+        "Credit",
+        "Source",
+        "software",
+        "source",
+        "generator",
+        "model",
+        "creator",
+        "ai_generated",
+        "CreatorTool",
+    ]
 )
-_MARK_TEXT = (
-    "software",
-    "source",
-    "comment",
-    "title",
-    "author",
-    "generator",
-    "model",
-    "creator",
-    "ai_generated",
+_FREE_FIELDS = frozenset(
+    [
+        "UserComment",
+        "ImageDescription",
+        "Artist",
+        "Copyright",
+        "comment",
+        "Comment",
+        "title",
+        "Title",
+        "description",
+    ]
+)
+_SAYS_SO = re.compile(
+    r"\b(?:made|created|generated|imagined|edited|produced) (?:with|by|using|in|on) |"
+    r"\bai[- ]generated\b|openai--imagegeneration",
+    re.IGNORECASE,
 )
 _SOURCE_TYPES = {
     "trainedalgorithmicmedia": ("iptc-trained-algorithmic", "wholly made by a trained model"),
@@ -286,20 +305,20 @@ def _declared(container: Container, fields: dict[str, str]) -> Iterator[Finding]
     marks = [("XMP CreatorTool", value) for value in xmp_values(container.xmp, "CreatorTool")]
     marks += [("XMP Credit", value) for value in xmp_values(container.xmp, "Credit")]
     for where, value in fields.items():
-        kind, _, key = where.partition(" ")
-        leaf = key.split(":")[-1].split(" (")[0]
-        if (kind == "text" and leaf.lower() in _MARK_TEXT) or (kind != "text" and leaf in _MARK_FIELDS):
-            marks.append((where, value))
+        leaf = where.partition(" ")[2].split(":")[-1].split(" (")[0]
+        said = leaf in _FREE_FIELDS and _SAYS_SO.search(value[:2048])
+        marks += [(where, value)] if said or leaf in _SOFTWARE_FIELDS else []
     for where, value in marks:
         for pattern, generator in _MARKS:
             if re.search(pattern, value[:2048], re.IGNORECASE):
-                yield Finding("generator-mark", generator, where)
+                yield Finding(
+                    "ai-service-mark" if generator in _SERVICES else "generator-mark", generator, where
+                )
                 break
-    grok = fields.get("EXIF ImageDescription", "")
-    if re.match(r"Signature: ?[A-Za-z0-9+/=]{40,}", grok) and re.fullmatch(
-        r"[0-9a-f-]{36}", fields.get("EXIF Artist", "")
-    ):
-        yield Finding("generator-mark", "xAI Grok", "EXIF ImageDescription")
+    signature = fields.get("EXIF ImageDescription", "")
+    artist = fields.get("EXIF Artist", "")
+    if re.match(r"Signature: ?[A-Za-z0-9+/=]{40,}", signature) and re.fullmatch(r"[0-9a-f-]{36}", artist):
+        yield Finding("ai-service-mark", "xAI Grok", "EXIF ImageDescription")
 
 
 def find_generation(container: Container) -> list[Finding]:
@@ -354,8 +373,9 @@ class GenerationParameters:
     def _sentence(self, best: Finding, others: list[Finding]) -> str:
         if best.code.startswith("iptc"):
             text = f"The file's {best.where} field (1 declaration) says that the picture is {best.generator}"
-        elif best.code == "generator-mark":
+        elif best.code.endswith("-mark"):
             text = f"The file's field {quote(best.where, 40)} (1 mark) names {best.generator} as its origin"
+            text += ", a service that generates and edits pictures" if best.code == "ai-service-mark" else ""
         else:
             text = f"The file carries generation parameters of {best.generator} in its field {quote(best.where, 40)}"
             text += f": {count(len(best.settings), 'setting')}"
