@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ class CompactParts:
         head: the label head.
         device: where everything lives.
         base_digest: identifies the base weights (see ``weights.ModelPin.digest``).
-        lock: held around every forward pass.
     """
 
     model: Any
@@ -47,7 +45,6 @@ class CompactParts:
     head: LabelHead
     device: torch.device
     base_digest: str
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 def build_base(
@@ -72,16 +69,14 @@ def build_base(
         head = LabelHead().eval()
     model.to(device)
     head.to(device)
-    lock = threading.RLock()
     return CompactParts(
         model=model,
         tokenizer=tokenizer,
         tokens=Tokens.of(tokenizer, model.config.image_token_id),
-        tower=Tower(model.model.vision_tower, device, lock),
+        tower=Tower(model.model.vision_tower, device),
         head=head,
         device=device,
         base_digest=digest,
-        lock=lock,
     )
 
 

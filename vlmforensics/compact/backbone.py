@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class _Prefill:
 class CompactBackbone:
     """See ``vlm.base.Backbone``.
 
+    Several threads may look and narrate at once: a forward pass reads the weights and writes nothing shared.
+
     Args:
         parts: the assembled model.
         version: of the shipped weights.
@@ -51,7 +54,7 @@ class CompactBackbone:
 
     @property
     def tower(self) -> Tower:
-        """The vision tower, for other witnesses; shares module and lock."""
+        """The vision tower, for other witnesses; shares the module."""
         return self.parts.tower
 
     def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
@@ -76,7 +79,7 @@ class CompactBackbone:
         prompts = [tokens.look(sentences) for sentences in hints]
         # Padding stands on the right, where a causal model can't see it: no attention mask is needed.
         ids = pad_prompts(prompts, tokens)[0].to(parts.device)
-        with parts.lock, torch.inference_mode():
+        with torch.inference_mode():
             streams = run_tower(parts.tower.module, normalise(squares, parts.device), layout.FEATURE_LAYERS)
             embeddings = embed(parts.model, join(streams), ids)
             states, cache = (
@@ -126,7 +129,7 @@ class CompactBackbone:
         core = core_of(self.parts.model)
 
         def step(ids: Sequence[int]) -> torch.Tensor:
-            with self.parts.lock, torch.inference_mode():
+            with torch.inference_mode():
                 fed = torch.tensor([list(ids)], device=self.parts.device)
                 output = core.model.language_model(
                     inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
@@ -159,9 +162,15 @@ def _row_of(cache: Any, row: int, length: int) -> Any:
 
 @contextmanager
 def _tapped(module: Any) -> Iterator[list[torch.Tensor]]:
-    """Collect what ``module`` is given as its first argument during the block."""
+    """Collect what ``module`` is given as its first argument during the block, by this thread."""
     seen: list[torch.Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mine = threading.get_ident()
+
+    def keep(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+        if threading.get_ident() == mine:
+            seen.append(args[0])
+
+    handle = module.register_forward_pre_hook(keep)
     try:
         yield seen
     finally:

@@ -205,7 +205,7 @@ def fingerprint(parts: CompactParts) -> dict[str, Any]:
     """What the model says to the fixed picture (label log-probabilities) and text (most probable words)."""
     look = CompactBackbone(parts, "", "").look(fixed_picture(), FINGERPRINT_HINTS, for_text=False)
     ids = torch.tensor([parts.tokens.text(FINGERPRINT_TEXT)], device=parts.device)
-    with parts.lock, torch.inference_mode():
+    with torch.inference_mode():
         logits = core_of(parts.model)(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
         best = torch.log_softmax(logits.float(), -1).topk(TOP_WORDS)
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,13 +74,11 @@ class Tower:
     Args:
         module: the ``vision_tower`` of the model (shared, not copied).
         device: where it lives.
-        lock: held around each forward pass; the language model's own where they run in one process.
     """
 
-    def __init__(self, module: Any, device: torch.device, lock: threading.RLock | None = None) -> None:
+    def __init__(self, module: Any, device: torch.device) -> None:
         self.module = module
         self.device = device
-        self.lock = lock or threading.RLock()
         self.depth = len(module.encoder.layer)
 
     def features(
@@ -100,13 +97,13 @@ class Tower:
             )
         if not layers or not all(0 <= layer <= self.depth for layer in layers):
             raise Defect(f"tower layers lie between 0 and {self.depth}, not {list(layers)}")
-        with self.lock, torch.inference_mode():
+        with torch.inference_mode():
             streams = run_tower(self.module, normalise(batch, self.device), layers)
         return self._split(streams, height // layout.PATCH, width // layout.PATCH)
 
     def concatenated(self, batch: Sequence[Pixels] | NDArray[np.uint8]) -> torch.Tensor:
         """What the projector reads: float32 (B, 256, 1536) for 224-pixel squares, layers in order."""
-        with self.lock, torch.inference_mode():
+        with torch.inference_mode():
             streams = run_tower(self.module, normalise(batch, self.device), layout.FEATURE_LAYERS)
             return join(streams)
 

@@ -1,0 +1,38 @@
+"""One compact model serves several threads: a batch looks at two pictures at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.model, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    from vlmforensics.compact.assembly import build_base
+    from vlmforensics.compact.backbone import CompactBackbone
+
+    return CompactBackbone(build_base(), "0", "0" * 64)
+
+
+def test_looks_and_narrations_from_threads_equal_those_in_turn(backbone):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (90 + 20 * index, 120, 3), dtype=np.uint8) for index in range(4)]
+    hints = [(f"The blending detector gives 0.{index} out of 1.",) for index in range(4)]
+
+    def work(index):
+        cheap = backbone.look(pictures[index], hints[index], for_text=False)
+        whole = backbone.look(pictures[index], hints[index])
+        text = "".join(backbone.narrate(whole, "Describe the picture.", max_new_tokens=4))
+        return cheap, whole, text
+
+    alone = [work(index) for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, range(4)))
+    for (cheap, whole, text), (cheap2, whole2, text2) in zip(alone, together, strict=True):
+        assert np.allclose(cheap.log_probs, whole.log_probs, atol=1e-4)
+        assert np.allclose(cheap.log_probs, cheap2.log_probs, atol=1e-4)
+        assert np.allclose(whole.log_probs, whole2.log_probs, atol=1e-4)
+        assert np.allclose(whole.seg, whole2.seg, atol=1e-3)
+        assert text == text2
