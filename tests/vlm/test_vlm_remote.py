@@ -1,0 +1,234 @@
+"""The remote backbone against a real HTTP server on the loopback interface that answers by script."""
+
+import base64
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+httpx = pytest.importorskip("httpx")
+
+from vlmforensics.errors import RemoteError, SettingsError  # noqa: E402
+from vlmforensics.imaging import decode_trusted  # noqa: E402
+from vlmforensics.settings import Settings  # noqa: E402
+from vlmforensics.vlm.remote import RemoteBackbone  # noqa: E402
+
+ALLOWED = Settings(remote_enabled=True)
+
+
+def completion(text, rows=None):
+    logprobs = {"content": rows} if rows is not None else None
+    return {"choices": [{"message": {"role": "assistant", "content": text}, "logprobs": logprobs}]}
+
+
+def row(token, **alternatives):
+    found = [{"token": name, "logprob": math.log(p)} for name, p in alternatives.items()]
+    return {"token": token, "logprob": math.log(alternatives[token]), "top_logprobs": found}
+
+
+class Server:
+    """Answers each POST with the next of ``answers``: a dict, (status, text), raw lines for a stream, or 'hang up'."""
+
+    def __init__(self):
+        self.answers, self.requests, self.headers = [], [], []
+        self.models = [{"id": "tiny-vlm"}]
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.reply(200, json.dumps({"data": outer.models}))
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.requests.append(json.loads(body))
+                outer.headers.append(dict(self.headers))
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                if answer == "hang up":
+                    self.connection.close()
+                elif isinstance(answer, dict):
+                    self.reply(200, json.dumps(answer))
+                elif isinstance(answer, tuple):
+                    self.reply(*answer)
+                else:
+                    self.reply(200, "".join(f"{line}\n\n" for line in answer), "text/event-stream")
+
+            def reply(self, status, text, kind="application/json"):
+                data = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                return
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture
+def backbone(server):
+    made = RemoteBackbone.connect(server.address, ALLOWED, pause=0.01)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_the_picture_travels_as_bare_pixels_and_the_key_as_a_header(server, pixels, monkeypatch):
+    monkeypatch.setenv("VLMF_REMOTE_KEY", "sesame")
+    server.answers = [completion("real")]
+    backbone = RemoteBackbone.connect(server.address, ALLOWED)
+    backbone.look(pixels, ("The blending detector gives 0.12 out of 1.",))
+    content = server.requests[0]["messages"][0]["content"]
+    url = content[0]["image_url"]["url"]
+    sent = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+    assert np.array_equal(decode_trusted(sent), pixels)
+    assert b"tEXt" not in sent
+    assert b"eXIf" not in sent
+    assert "0.12 out of 1" in content[1]["text"]
+    assert server.headers[0]["Authorization"] == "Bearer sesame"
+    assert "sesame" not in json.dumps(server.requests[0])
+    assert "sesame" not in backbone.name
+    assert server.requests[0]["model"] == "tiny-vlm"
+
+
+def test_big_pictures_are_reduced_before_they_travel(server, backbone):
+    server.answers = [completion("real")]
+    backbone.look(np.zeros((100, 3000, 3), np.uint8))
+    url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
+    assert decode_trusted(base64.b64decode(url.split(",")[1])).shape == (45, 1344, 3)
+
+
+def test_labels_come_from_token_probabilities(server, backbone, pixels):
+    rows = [row("Syn", Syn=0.7, real=0.2, Real=0.05, tam=0.04)]
+    server.answers = [completion("Synthetic", rows)]
+    real, synthetic, tampered = backbone.look(pixels).log_probs
+    assert math.exp(synthetic) == pytest.approx(0.7 / 0.99)
+    assert math.exp(real) == pytest.approx(0.25 / 0.99)
+    assert math.exp(tampered) == pytest.approx(0.04 / 0.99)
+
+
+def test_words_before_the_label_are_passed_over(server, backbone, pixels):
+    rows = [row("**", **{"**": 0.9, "real": 0.1}), row("tam", tam=0.6, real=0.4)]
+    server.answers = [completion("**tampered**", rows)]
+    assert math.exp(backbone.look(pixels).log_probs[2]) == pytest.approx(0.6, abs=0.01)
+
+
+def test_without_probabilities_the_word_counts_with_a_fixed_confidence(server, backbone, pixels):
+    server.answers = [completion("Tampered.")]
+    found = np.exp(backbone.look(pixels).log_probs)
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.8], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "text", ["I can't tell.", "real or synthetic", "not real", "unreal", "", "It is fake"]
+)
+def test_an_unparsable_answer_is_an_error_never_a_guess(server, backbone, pixels, text):
+    server.answers = [completion(text)]
+    with pytest.raises(RemoteError, match="names no label"):
+        backbone.look(pixels)
+
+
+@pytest.mark.parametrize("trouble", [(429, "slow down"), (500, "oops"), "hang up"])
+def test_passing_trouble_is_retried(server, backbone, pixels, trouble):
+    server.answers = [trouble, trouble, completion("real")]
+    assert backbone.look(pixels).log_probs is not None
+    assert len(server.requests) == 3
+
+
+def test_lasting_trouble_ends_in_an_error(server, backbone, pixels):
+    server.answers = [(503, "no")]
+    with pytest.raises(RemoteError, match="HTTP 503"):
+        backbone.look(pixels)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ((401, "who?"), "VLMF_REMOTE_KEY"),
+        ((400, "bad picture"), "bad picture"),
+        ((200, "<html>"), "not JSON"),
+        ((200, "[1]"), "not a JSON object"),
+        ({"choices": []}, "not a chat completion"),
+        ({"choices": [{"message": None}]}, "not a chat completion"),
+        ((302, ""), "HTTP 302"),
+    ],
+)
+def test_wrong_answers_are_errors_at_once(server, backbone, pixels, answer, says):
+    server.answers = [answer]
+    with pytest.raises(RemoteError, match=says):
+        backbone.look(pixels)
+    assert len(server.requests) == 1
+
+
+def event(text, finish=None):
+    return "data: " + json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": finish}]})
+
+
+def test_narration_streams_and_a_repeated_prefix_is_dropped(server, backbone, pixels):
+    server.answers = [
+        completion("real"),
+        [event("The pic"), event("ture is"), event(" fine."), "data: [DONE]"],
+    ]
+    look = backbone.look(pixels)
+    assert list(backbone.narrate(look, "Explain.", prefix="The picture")) == [" is", " fine."]
+    said = server.requests[1]["messages"][0]["content"][1]["text"]
+    assert "Explain." in said
+    assert "The picture" in said
+
+
+def test_a_reply_without_the_prefix_is_passed_on_whole(server, backbone, pixels):
+    server.answers = [completion("real"), [event("Well, "), event("it is fine.", "stop")]]
+    assert "".join(backbone.narrate(backbone.look(pixels), "Go.", prefix="The")) == "Well, it is fine."
+
+
+def test_a_broken_stream_is_an_error_after_what_came(server, backbone, pixels):
+    server.answers = [completion("real"), [event("Half a")]]
+    pieces = backbone.narrate(backbone.look(pixels), "Go.")
+    assert next(pieces) == "Half a"
+    with pytest.raises(RemoteError, match="broke off"):
+        next(pieces)
+
+
+def test_a_stream_stops_when_told(server, backbone, pixels):
+    server.answers = [completion("real"), [event("One"), event(" two"), event(" three", "stop")]]
+    seen = []
+    for piece in backbone.narrate(backbone.look(pixels), "Go.", stop=lambda: len(seen) > 0):
+        seen.append(piece)
+    assert seen == ["One"]
+
+
+def test_several_models_must_be_picked_from(server):
+    server.models = [{"id": "one"}, {"id": "two"}]
+    with pytest.raises(RemoteError, match="one, two"):
+        RemoteBackbone.connect(server.address, ALLOWED)
+    assert RemoteBackbone.connect(server.address + "#two", ALLOWED).model == "two"
+
+
+@pytest.mark.parametrize("address", ["http://user:key@host/v1", "https://host/v1?key=1", "http:///v1"])
+def test_addresses_that_carry_keys_are_refused(address):
+    with pytest.raises(SettingsError):
+        RemoteBackbone.connect(address, ALLOWED)
+
+
+def test_offline_refuses_other_machines():
+    with pytest.raises(SettingsError, match="offline"):
+        RemoteBackbone.connect("https://example.org/v1", Settings(remote_enabled=True, offline=True))
