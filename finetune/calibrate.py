@@ -28,6 +28,8 @@ LEARNED = ("vlm", "crops")
 """Sources whose readings come from models that left the picture's family out."""
 TRAINED_ON_REAL = ("blending", "mask")
 """Sources that trained on real pictures of all sources that are not held back."""
+VARIANTS = ("augmented-1", "made-1")
+"""Variants that the shipped calibration is fitted on: every label through the same random chain."""
 LEVELS = {"synthetic": 0.1, "tampered": 0.2}
 """Shares of synthetic and tampered pictures that may pass as real at the default setting."""
 TASKS = {
@@ -81,6 +83,17 @@ def opinion(log_probs: Sequence[float]) -> Reading:
     return Reading(against, tuple(log_probs))
 
 
+def merge(observations: Sequence[Observation]) -> dict[tuple[str, str], Observation]:
+    """Observations of one picture by different witnesses, as one."""
+    seen: dict[tuple[str, str], Observation] = {}
+    for item in observations:
+        key = (item.variant, item.sha256)
+        other = seen.get(key, item)
+        readings = {**other.readings, **item.readings}
+        seen[key] = Observation(*key, readings, other.features or item.features)
+    return seen
+
+
 def assemble(
     pictures: Sequence[Picture],
     observations: Sequence[Observation],
@@ -90,7 +103,7 @@ def assemble(
     variants: Sequence[str],
 ) -> list[Row]:
     """One row per picture and variant that anything unbiased is known of."""
-    seen = {(o.variant, o.sha256): o for o in observations}
+    seen = merge(observations)
     rows = []
     for variant in variants:
         for picture in pictures:
@@ -102,7 +115,7 @@ def assemble(
             if observed is not None:
                 clean = label_of(picture, variant) != "real" or held_back(picture.source)
                 made_clean = not variant.startswith("made") or held_back(picture.source)
-                complete = clean and made_clean and all(learned.values())
+                complete = clean and made_clean and all(learned.values()) and "mask" in observed.readings
                 readings = {
                     name: reading
                     for name, reading in observed.readings.items()

@@ -138,5 +138,52 @@ def crops(
     typer.echo(f"wrote {out} and {DATA / 'crops.safetensors'}")
 
 
+@app.command()
+def observe(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="JSON lines file; further runs append what is missing.")],
+    variant: Annotated[list[str], typer.Option(help="As for prepare; may be repeated.")],
+    witnesses: Annotated[str, typer.Option(help="`signals`, or `networks` (blending, masks).")] = "signals",
+    real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = 30,
+    synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = 8,
+    part: str = "0/1",
+    threads: int = 1,
+) -> None:
+    """Let the witnesses look at held-back pictures, for calibration and the model card; resumes by itself."""
+    from vlmforensics.finetune import observe as work
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest
+    from vlmforensics.settings import load_settings
+
+    index, _, count = part.partition("/")
+    pictures = load_manifest(data)
+    jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)[int(index) :: int(count)]
+    donors = work.donors_of(pictures, assign_folds(pictures, FOLDS))
+    assistant = work.witnesses(load_settings(threads=threads, sandbox=False), witnesses)
+    for line in work.observe(assistant, jobs, donors, out):
+        typer.echo(line)
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    cache: Cache,
+    work: Annotated[Path, typer.Option(help="Folder with observations, label scores and crop scores.")],
+    out: Annotated[Path | None, typer.Option(help="Calibration file; the shipped one by default.")] = None,
+    seed: int = 0,
+) -> None:
+    """Fit likelihood ratios, fusion and abstention; see ``finetune/calibrate.py``."""
+    from vlmforensics.compact.shipped import DATA
+    from vlmforensics.finetune import calibrate as steps
+    from vlmforensics.finetune.pictures import load_manifest
+
+    rows = steps.load_rows(load_manifest(data), work, cache, steps.VARIANTS)
+    calibration = steps.calibrate(
+        rows, seed=seed, notes={"command": f"vlmforensics finetune calibrate --seed {seed}"}
+    )
+    target = out or DATA / "calibration.json"
+    calibration.save(target)
+    typer.echo(f"wrote {target}: {calibration.origin['examples']}, quality {calibration.quality}")
+
+
 if __name__ == "__main__":
     app()

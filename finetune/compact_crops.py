@@ -1,4 +1,4 @@
-"""Train the crop expert: one linear layer on the tower statistics of native-resolution crops, and its unseen-source scores."""
+"""Train the crop expert: one linear layer on the tower statistics of native-resolution crops."""
 
 from __future__ import annotations
 

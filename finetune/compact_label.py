@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from vlmforensics.finetune.checkpoint import load_state, save_state
-from vlmforensics.finetune.features import load_features
-from vlmforensics.finetune.pictures import Picture
 
 from vlmforensics.compact import layout
 from vlmforensics.compact.assembly import CompactParts, adapter_config, add_adapter
 from vlmforensics.compact.forward import core_of, label_logits, pad_prompts
+from vlmforensics.finetune.checkpoint import load_state, save_state
+from vlmforensics.finetune.features import load_features
+from vlmforensics.finetune.pictures import Picture
 from vlmforensics.types import LABELS
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class LabelRecipe:
         seed: of everything.
     """
 
-    projector_epochs: int = 4
+    projector_epochs: int = 2
     label_epochs: float = 1.0
     projector_batch: int = 32
-    label_batch: int = 12
+    label_batch: int = 8
     projector_rate: float = 1e-3
     rate: float = 5e-4
     projector_rate_label: float = 5e-5
-    kept_tokens: int = 80
+    kept_tokens: int = 64
     rank: int = 8
     weight_decay: float = 0.05
     seed: int = 0

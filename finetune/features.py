@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vlmforensics.finetune.pictures import Picture, augmented_file, equalised_file, rng_for
-from vlmforensics.finetune.tampering import tamper
 
 from vlmforensics.compact.crops import statistics
 from vlmforensics.compact.tower import Tower, squash
 from vlmforensics.errors import InputError, SettingsError
+from vlmforensics.finetune.pictures import Picture, augmented_file, equalised_file, rng_for
+from vlmforensics.finetune.tampering import tamper
 from vlmforensics.imaging import open_case, resize
 from vlmforensics.settings import Settings, load_settings
 from vlmforensics.signals.spectrum_features import spectrum_features

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlmforensics.assistant import Assistant, gate_features
-from vlmforensics.errors import InputError
+from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.features import prepare
-from vlmforensics.finetune.pictures import Picture
-from vlmforensics.fusion import Reading
-from vlmforensics.settings import load_settings
+from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.fusion import Calibration, Reading
+from vlmforensics.fusion.conformal import LabelScores
+from vlmforensics.settings import Settings, load_settings
+from vlmforensics.types import LABELS
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,65 @@ class Observation:
     sha256: str
     readings: Mapping[str, Reading]
     features: tuple[float, ...]
+
+
+def witnesses(settings: Settings, which: str) -> Assistant:
+    """An assistant for observing: ``signals`` (with the label head and the crop expert) or ``networks``.
+
+    Its calibration is empty: only raw readings are used.
+    """
+    from vlmforensics.blending import BlendingDetector
+    from vlmforensics.compact.crops import CropExpert
+    from vlmforensics.compact.shipped import DATA, load
+    from vlmforensics.masks import MaskHead
+    from vlmforensics.signals import load_sources
+
+    backbone = load(settings)
+    empty = Calibration(
+        prior=np.zeros(3),
+        sources={},
+        conformal={label: LabelScores.of(np.zeros(1), 1) for label in LABELS},
+        levels={"synthetic": 0.1, "tampered": 0.1},
+        margin=0.0,
+    )
+    if which == "networks":
+        return Assistant(
+            backbone, (), BlendingDetector.load(settings), MaskHead.load(settings), empty, settings
+        )
+    if which != "signals":
+        raise SettingsError(f"witnesses are `signals` or `networks`, not {which!r}")
+    sources = [*load_sources(settings), CropExpert.load(backbone.tower, DATA / "crops.safetensors")]
+    return Assistant(backbone, sources, None, None, empty, settings)
+
+
+def choose(
+    pictures: Sequence[Picture], variants: Sequence[str], *, real: int, synthetic: int
+) -> list[tuple[str, Picture]]:
+    """Pictures to observe, the first by hash of each source: real ones of held-back sources, synthetic, tampered."""
+    taken: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for picture in sorted(pictures, key=lambda p: p.sha256):
+        most = {"real": real if held_back(picture.source) else 0, "synthetic": synthetic}.get(
+            picture.label, 10**6
+        )
+        if taken[picture.label, picture.source] < most:
+            taken[picture.label, picture.source] += 1
+            chosen.append(picture)
+    return [
+        (variant, picture)
+        for variant in variants
+        for picture in chosen
+        if not variant.startswith("made") or picture.label == "real"
+    ]
+
+
+def donors_of(pictures: Sequence[Picture], folds: Sequence[int]) -> dict[str, list[Picture]]:
+    """sha256 of a picture → real pictures of its fold."""
+    by_fold: dict[int, list[Picture]] = {fold: [] for fold in set(folds)}
+    for picture, fold in zip(pictures, folds, strict=True):
+        if picture.label == "real":
+            by_fold[fold].append(picture)
+    return {picture.sha256: by_fold[fold] for picture, fold in zip(pictures, folds, strict=True)}
 
 
 def observe(

@@ -1,0 +1,55 @@
+# Two commands do all: `make run` (set-up, then the chat page) and `make test` (set-up, then the whole suite).
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+HOST   ?= 127.0.0.1
+PORT   ?= 7860
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run install weights test test-fast lint types contracts cov eval wheel clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints/locked.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vlmforensics needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints/locked.txt -e ".[all]"
+	@touch $(STAMP)
+
+install: $(STAMP)  ## .venv with everything, and the vlmforensics command in it
+
+weights: install  ## the compact model's base weights: fetched, verified, converted, cached
+	$(BIN)/vlmforensics models pull compact
+
+run: weights  ## set-up, then the chat page on http://127.0.0.1:7860
+	$(BIN)/vlmforensics ui --host $(HOST) --port $(PORT)
+
+test: weights  ## set-up, then the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: install  ## what runs in two minutes, while working
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not ray and not model"
+
+lint: install  ## style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install  ## mypy on the installed shape of the package
+	$(BIN)/python -m pytest tests/house -k types
+
+contracts: install  ## which room may import which
+	$(BIN)/python -m pytest tests/house -k contracts
+
+eval: install  ## every figure of the model card, from DATA (default ../shared/data); see docs/model-card.md
+	$(BIN)/vlmforensics eval card --data $(or $(DATA),../shared/data)
+
+wheel: install  ## build the wheel, install it in a fresh environment, smoke run
+	$(BIN)/python -m pip wheel --no-deps -w dist .
+	rm -rf build/smoke && $(PYTHON) -m venv --system-site-packages build/smoke
+	build/smoke/bin/python -m pip install --no-deps --force-reinstall dist/vlmforensics-*.whl
+	cd build && ./smoke/bin/vlmforensics --version
+
+clean:  ## remove what was built; weights stay in the user's cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
