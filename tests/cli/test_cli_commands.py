@@ -68,7 +68,7 @@ def test_examine_prints_verdict_probabilities_evidence_and_text(picture):
         "tampered",
         "brightness",
         "E1",
-        "80 % of 500",
+        "80\u00a0% of 500",
     ):
         assert needed in result.stdout, needed
     assert "[E1]" in result.stdout

@@ -278,7 +278,9 @@ class Assistant:
                     seg=own.seg if own is not None else None,
                     label_log_probs=own.log_probs if own is not None else None,
                 )
-                return mask, head.evidence(mask, pixels.shape)
+                said = head.evidence(mask, pixels.shape)
+                # a mask without a region is told as evidence, but there is nothing to draw
+                return mask if mask is not None and mask.binary.any() else None, said
             except Exception as error:  # noqa: BLE001 - see _collect_sources
                 work.fail("mask", error)
                 return None, []

@@ -57,19 +57,13 @@ def _card(report: Report) -> RenderableType:
 
 
 def _evidence(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("id", no_wrap=True)
-    table.add_column("source", no_wrap=True)
-    table.add_column("finding", ratio=1)
-    table.add_column("support")
-    table.add_column("right on", justify="right", no_wrap=True)
+    """Findings by weight: id, then source, support and reliability on one line and the statement under it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(ratio=1)
     for item in report.evidence:
         known = item.reliability
-        table.add_row(
-            item.id,
-            Text(printable(item.source, 30)),
-            Text(printable(item.statement, 600)),
-            Text(item.strength),
-            "–" if known is None else f"{100 * known.balanced_accuracy:.0f} % of {known.n}",
-        )
+        right = "" if known is None else f" · right on {percent(known.balanced_accuracy)} of {known.n}"
+        line = Text(f"{printable(item.source, 40)} · {item.strength}{right} · {item.status}", style="dim")
+        table.add_row(item.id, Group(line, Text(printable(item.statement, 600))))
     return table
