@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,122 +125,133 @@ class Page:
         """Show at once what was asked for; the run itself may have to wait."""
         p = self.parts
         session = self.sessions.get(_key(request))
+        if turn is not None:
+            content = [_name(upload.name) for upload in turn.uploads]
+            turn.sent = {
+                "role": "user",
+                "content": [*content, chat_text(turn.question)] if turn.question else content,
+            }
+        session.ask(turn, WAITING)
         if turn is None:
             return {p.chat: session.messages}
-        session.waiting.append(turn)
-        content: list[Any] = [f"**{chat_text(upload.name)}**" for upload in turn.uploads]
-        if turn.question:
-            content.append(chat_text(turn.question))
-        session.messages.append({"role": "user", "content": content})
-        _reply(session, WAITING, new=True)
         return {p.chat: session.messages, p.drop: None, p.box: _busy()}
 
     def stop(self, request: gr.Request) -> Changes:
         """End the run, or the waiting for it."""
         session = self.sessions.get(_key(request))
-        session.stop.set()
-        if session.waiting:
-            session.waiting.clear()
-            _reply(session, STOPPED)
-        return {self.parts.chat: session.messages, self.parts.box: _idle()}
+        for turn in session.cancel():
+            turn.reply["content"] = STOPPED
+        return {self.parts.chat: session.messages}
 
     def settle(self, request: gr.Request) -> Changes:
         """After a run, or where the queue was full and none took place."""
         session = self.sessions.get(_key(request))
-        if session.waiting:
-            session.waiting.clear()
-            _reply(session, "Too many people are waiting just now. Please try again in a minute.")
-        return {self.parts.chat: session.messages, self.parts.box: _idle()}
+        for turn in session.settle():
+            turn.reply["content"] = "Too many people are waiting just now. Please try again in a minute."
+        done = {self.parts.chat: session.messages}
+        return done if session.chains else {**done, self.parts.box: _idle()}
 
-    # -- the run -----------------------------------------------------------------------------------------------
+    # -- the run ---------------------------------------------------------------------------------------------
 
     def run(self, case_id: str, request: gr.Request) -> Iterator[Changes]:
         """Examine the pictures of the visitor's next turn, explain them, answer the question."""
         key = _key(request)
         session = self.sessions.get(key)
-        if not session.waiting:
+        turn = session.next_turn()
+        if turn is None:
             yield {}
             return
-        turn = session.waiting.pop(0)
-        session.stop = stop = _fresh_stop()
+        stop = session.stop
         try:
             for number, upload in enumerate(turn.uploads):
                 if number:
-                    _reply(session, "", new=True)
-                for update in self._examine(key, session, upload):
+                    session.another_reply(turn)
+                for update in self._examine(key, session, turn, upload, stop):
                     case_id = update.get(self.parts.case_id, case_id)
                     yield update
             if turn.question and not stop.is_set():
                 if turn.uploads:
-                    _reply(session, "", new=True)
-                yield from self._answer(key, session, case_id, turn.question)
+                    session.another_reply(turn)
+                yield from self._answer(key, session, turn, case_id, stop)
         except Stopped:
-            _reply(session, STOPPED)
+            turn.reply["content"] = STOPPED
             yield {self.parts.chat: session.messages, **self._current(key, case_id)}
 
-    def _examine(self, key: str, session: Session, upload: Upload) -> Iterator[Changes]:
+    def _examine(
+        self, key: str, session: Session, turn: Turn, upload: Upload, stop: threading.Event
+    ) -> Iterator[Changes]:
         p = self.parts
         stages: list[str] = []
         result: Report | None = None
         before = next(reversed(session.cases), "")
         try:
-            for item in self.model.examine(upload.path, upload.name, session.stop):
+            for item in self.model.examine(upload.path, upload.name, stop):
                 if isinstance(item, Report):
                     result = item
                     continue
                 stages.append(item)
-                _reply(session, f"{stage_name(item)}…")
-                card = cards.stage_card(upload.name, stages)
-                yield {
-                    p.chat: session.messages,
-                    p.verdict: gr.HTML(card, visible=True),
-                    p.intro: _shown(False),
-                }
+                turn.reply["content"] = f"{stage_name(item)}…"
+                yield {p.chat: session.messages, **self._progress(upload.name, stages)}
             if result is None:
                 raise Stopped
             case_id = self.sessions.add(key, result)
-            _attach(session, result, case_id)
-            _reply(session, "Writing the explanation…")
+            _attach(session, turn, result, case_id)
+            turn.reply["content"] = "Writing the explanation…"
             yield {p.chat: session.messages, **self._panel(key, case_id)}
-            yield from self._stream(session, result, self.model.explain(result, session.stop))
+            yield from self._stream(session, turn, result, self.model.explain(result, stop), stop)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001 - boundary: whatever breaks, the visitor reads a sentence
             if not isinstance(error, VlmForensicsError):
                 _LOG.exception("examining a picture failed")
             sentence = error_sentence(error, upload.name)
-            _reply(session, chat_text(sentence))
+            turn.reply["content"] = chat_text(sentence)
             update = {p.chat: session.messages, **self._current(key, before)}
             if not before:
                 update[p.verdict] = gr.HTML(cards.refused_card(sentence), visible=True)
             yield update
 
-    def _answer(self, key: str, session: Session, case_id: str, question: str) -> Iterator[Changes]:
+    def _progress(self, name: str, stages: list[str]) -> Changes:
+        """The stages so far; what was shown belongs to another picture and is hidden."""
+        p = self.parts
+        changes: Changes = {p.verdict: gr.HTML(cards.stage_card(name, stages), visible=True)}
+        if len(stages) == 1:
+            changes.update({part: _shown(False) for part in (p.intro, p.panel, p.table_box, p.suggestions)})
+        return changes
+
+    def _answer(
+        self, key: str, session: Session, turn: Turn, case_id: str, stop: threading.Event
+    ) -> Iterator[Changes]:
         current = self.sessions.report(key, case_id)
         if current is None:
-            _reply(session, "There is no picture to ask about yet. Drop one, or add it to your question.")
+            turn.reply["content"] = (
+                "There is no picture to ask about yet. Drop one, or add it to your question."
+            )
             yield {self.parts.chat: session.messages}
             return
         try:
-            yield from self._stream(session, current, self.model.ask(current, question, session.stop))
+            pieces = self.model.ask(current, turn.question, stop)
+            yield from self._stream(session, turn, current, pieces, stop)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001 - boundary: as in _examine
             if not isinstance(error, VlmForensicsError):
                 _LOG.exception("answering a question failed")
-            _reply(session, chat_text(error_sentence(error, "")))
+            turn.reply["content"] = chat_text(error_sentence(error, ""))
             yield {self.parts.chat: session.messages}
 
-    def _stream(self, session: Session, current: Report, pieces: Iterator[str]) -> Iterator[Changes]:
+    def _stream(
+        self, session: Session, turn: Turn, current: Report, pieces: Iterator[str], stop: threading.Event
+    ) -> Iterator[Changes]:
         """Show text as it grows, citations linked."""
         known = {item.id for item in current.evidence}
         text = ""
         for piece in pieces:
             text += piece
-            _reply(session, chat_text(text, known))
+            turn.reply["content"] = chat_text(text, known)
             yield {self.parts.chat: session.messages}
-        if session.stop.is_set():
-            _reply(session, "\n\n".join([chat_text(text, known), f"*{STOPPED}*"]).strip())
+        if stop.is_set():
+            turn.reply["content"] = f"{chat_text(text, known)}\n\n*{STOPPED}*".strip()
             yield {self.parts.chat: session.messages}
 
     # -- what is shown -----------------------------------------------------------------------------------------
@@ -335,12 +347,6 @@ def _key(request: gr.Request) -> str:
     return str(request.session_hash or "")
 
 
-def _fresh_stop() -> Any:
-    import threading
-
-    return threading.Event()
-
-
 def _quiet() -> dict[str, Any]:
     """Events that are ours alone, quick, and need no place in the queue."""
     return {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -358,22 +364,14 @@ def _idle() -> Any:
     return gr.update(submit_btn=True, stop_btn=False)
 
 
-def _reply(session: Session, text: str, *, new: bool = False) -> None:
-    """Set the assistant's current message, or begin a new one."""
-    if new or not session.messages:
-        session.messages.append({"role": "assistant", "content": text})
-    else:
-        session.messages[-1]["content"] = text
+def _name(file: str) -> str:
+    return f"**{chat_text(file)}**"
 
 
-def _attach(session: Session, current: Report, case_id: str) -> None:
+def _attach(session: Session, turn: Turn, current: Report, case_id: str) -> None:
     """Put the picture's thumbnail into the message that sent it."""
     path = session.folder / f"{case_id}.png"
     path.write_bytes(imaging.to_png(views.thumbnail(current)))
-    sent = next(message for message in reversed(session.messages) if message["role"] == "user")
-    name = f"**{chat_text(current.file)}**"
-    sent["content"] = [
-        part
-        for old in sent["content"]
-        for part in ([{"path": str(path), "alt_text": current.file}, old] if old == name else [old])
-    ]
+    content = turn.sent["content"]
+    at = content.index(_name(current.file)) if _name(current.file) in content else 0
+    content.insert(at, {"path": str(path), "alt_text": current.file})

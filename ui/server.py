@@ -98,7 +98,7 @@ def launch(
             favicon_path=STATIC / "icon.svg",
             app_kwargs={"middleware": _middleware(host)},
             max_file_size=settings.max_bytes,
-            blocked_paths=[str(Path.cwd())],
+            blocked_paths=blocked_paths(),
             allowed_paths=[],
             footer_links=["api"],
             prevent_thread_lock=True,
@@ -116,6 +116,13 @@ def launch(
     except OSError as error:
         raise SettingsError(f"can't serve on {host}:{port}: {error}") from error
     return str(local)
+
+
+def blocked_paths() -> list[str]:
+    """The folder the server was started in, unless temporary files, which must be served, lie below it."""
+    here = Path.cwd().resolve()
+    needed = [Path(tempfile.gettempdir()), Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())]
+    return [] if any(path.resolve().is_relative_to(here) for path in needed) else [str(here)]
 
 
 def serve(

@@ -22,12 +22,21 @@ from vlmforensics.ui.uploads import Upload
 MIB = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Turn:
-    """One thing a visitor asked for: pictures to examine, then a question about the last of them."""
+    """One thing a visitor asked for: pictures to examine, then a question about the last of them.
+
+    Attributes:
+        uploads: the pictures.
+        question: may be empty.
+        sent: the visitor's message in the conversation.
+        reply: the assistant's message that is being written.
+    """
 
     uploads: tuple[Upload, ...] = ()
     question: str = ""
+    sent: dict[str, Any] = field(default_factory=dict)
+    reply: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -38,6 +47,7 @@ class Session:
         cases: case id → report, oldest first.
         messages: the conversation as the chat component takes it.
         waiting: turns that were asked for and have not started.
+        chains: chains of events (ask, run, settle) under way; with fewer chains than waiting turns, one was refused.
         stop: set to end the run under way.
         touched: monotonic seconds of the last use.
         closed: monotonic seconds at which the tab went away, or None.
@@ -46,10 +56,51 @@ class Session:
     cases: OrderedDict[str, Report] = field(default_factory=OrderedDict)
     messages: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[Turn] = field(default_factory=list)
+    chains: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     touched: float = 0.0
     closed: float | None = None
     _folder: tempfile.TemporaryDirectory[str] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ask(self, turn: Turn | None, placeholder: str) -> None:
+        """Begin a chain of events, with a turn where something was asked for; the reply reads ``placeholder``."""
+        with self._lock:
+            self.chains += 1
+            if turn is not None:
+                turn.reply = {"role": "assistant", "content": placeholder}
+                self.messages += [turn.sent, turn.reply]
+                self.waiting.append(turn)
+
+    def settle(self) -> list[Turn]:
+        """End a chain; returns the turns that will never run, for the queue was full."""
+        with self._lock:
+            self.chains = max(0, self.chains - 1)
+            refused = self.waiting[self.chains :]
+            del self.waiting[self.chains :]
+            return refused
+
+    def next_turn(self) -> Turn | None:
+        """The turn to run now, with a fresh ``stop``."""
+        with self._lock:
+            if not self.waiting:
+                return None
+            self.stop = threading.Event()
+            return self.waiting.pop(0)
+
+    def cancel(self) -> list[Turn]:
+        """Stop the run under way; returns the turns that were still waiting."""
+        with self._lock:
+            self.stop.set()
+            cancelled, self.waiting = self.waiting, []
+            return cancelled
+
+    def another_reply(self, turn: Turn) -> None:
+        """Begin a further message of the assistant, right after the turn's present one."""
+        with self._lock:
+            at = next((index for index, message in enumerate(self.messages) if message is turn.reply), None)
+            turn.reply = {"role": "assistant", "content": ""}
+            self.messages.insert(len(self.messages) if at is None else at + 1, turn.reply)
 
     @property
     def folder(self) -> Path:
