@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from vlmforensics.errors import SettingsError
 from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration, judge
 from vlmforensics.fusion.calibrators import Isotonic, Table
+from vlmforensics.fusion.judge import conformal_decision
 from vlmforensics.fusion.logistic import balanced_weights, fit_isotonic, multinomial
 from vlmforensics.fusion.measure import balanced_accuracy, wilson
 from vlmforensics.fusion.scale import log_softmax
@@ -78,29 +79,38 @@ def test_fit_is_fast_and_deterministic(fitted):
     assert again.canonical == fitted.canonical
 
 
+@pytest.fixture(scope="module")
+def fresh(fitted) -> list[tuple[str, str, dict]]:
+    """Pictures that the calibration has not seen, judged at 1 %."""
+    return judged(fitted, simulate(2400, 1_000), 0.01)
+
+
 @pytest.mark.parametrize("alpha", [0.01, 0.05])
-def test_real_pictures_are_accused_at_most_alpha(fitted, alpha):
-    fresh = judged(fitted, simulate(4000, 1_000, group_shift=0.2), alpha)
-    reals = [verdict for truth, verdict, _ in fresh if truth == "real"]
+def test_real_pictures_are_accused_at_most_alpha(fitted, fresh, alpha):
+    log_probs = [np.log([p[label] for label in LABELS]) for _, _, p in fresh]
+    fresh = [
+        (truth, conformal_decision(row, fitted, alpha).label)
+        for (truth, _, _), row in zip(fresh, log_probs, strict=True)
+    ]
+    reals = [verdict for truth, verdict in fresh if truth == "real"]
     accused = sum(verdict in ("synthetic", "tampered") for verdict in reals)
     allowed = max(alpha, fitted.guarantee(alpha).upper)
     assert binomtest(accused, len(reals), allowed, alternative="greater").pvalue > 1e-3
-    caught = [verdict for truth, verdict, _ in fresh if truth == "synthetic"]
+    caught = [verdict for truth, verdict in fresh if truth == "synthetic"]
     assert sum(verdict == "synthetic" for verdict in caught) > 0.05 * len(caught)
 
 
 def test_disjoint_split_is_recorded_and_keeps_the_bound():
-    calibration = fit_calibration(simulate(3000, 2, 0.0), fixed_tables=FIXED, conformal_share=0.4)
+    calibration = fit_calibration(simulate(2400, 2, 0.0), fixed_tables=FIXED, conformal_share=0.4)
     assert calibration.origin["conformal"] == "disjoint split"
     assert calibration.conformal["real"].n < 500
-    reals = [v for t, v, _ in judged(calibration, simulate(3000, 77, 0.0), 0.05) if t == "real"]
+    reals = [v for t, v, _ in judged(calibration, simulate(1200, 77, 0.0), 0.05) if t == "real"]
     accused = sum(v in ("synthetic", "tampered") for v in reals)
     bound = calibration.guarantee(0.05).upper
     assert binomtest(accused, len(reals), bound, alternative="greater").pvalue > 1e-3
 
 
-def test_probabilities_are_calibrated(fitted):
-    fresh = judged(fitted, simulate(4000, 1_000), 0.01)
+def test_probabilities_are_calibrated(fitted, fresh):
     confidence = np.array([max(p.values()) for _, _, p in fresh])
     right = np.array([max(p, key=p.get) == truth for truth, _, p in fresh])
     for low, high in ((0.4, 0.6), (0.6, 0.8), (0.8, 1.0)):
@@ -223,3 +233,20 @@ def test_intervals():
     assert balanced_accuracy(np.array([]), np.array([1.0])) is None
     assert balanced_accuracy(np.ones(10), -np.ones(10)).balanced_accuracy == 1
     assert balanced_accuracy(np.zeros(10), np.zeros(10)).balanced_accuracy == 0.5
+
+
+def test_long_vectors_are_penalised_until_they_generalise():
+    generator = np.random.default_rng(0)
+    examples = []
+    for i in range(900):
+        label = i % 3
+        useful = generator.normal(1.0 * (label > 0), 1.0)
+        noise = generator.normal(0, 1, 140)
+        examples.append(Example(LABELS[label], f"g{i % 31}", {"wide": Reading(vector=(useful, *noise))}))
+    started = time.perf_counter()
+    calibration = fit_calibration(examples)
+    assert time.perf_counter() - started < 30
+    weights = calibration.sources["wide"].calibrator.weights[0]
+    assert abs(weights[0]) > 4 * np.abs(weights[1:]).mean()
+    assert calibration.sources["wide"].reliability.low > 0.55
+    assert calibration.quality["log_loss"] < np.log(3)

@@ -103,6 +103,9 @@ SOURCE_WORDS: Mapping[str, str] = {
     "spectrum": "frequency frequencies spectrum spectral fourier fft",
     "frequency": "frequency frequencies spectrum spectral fourier fft",
     "upsampling": "upsampling upscaling resampling resize enlarged interpolation periodic",
+    "jpeg_crop": "jpeg jpg crop cropped shifted grid",
+    "npr": "neighbouring neighboring pixels enlarging upsampling generator",
+    "crops": "crops crop expert native fine structure texture detail",
     "ela": "ela error level",
     "copymove": "copy move cloned clone duplicated copied",
 }

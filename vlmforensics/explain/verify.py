@@ -23,7 +23,7 @@ from vlmforensics.types import Evidence, Report
 SHORTEST, LONGEST = 20, 480
 """Characters of a sentence."""
 
-_ALLOWED = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ0-9 .,;:!?%°±×·…'’‘“”\"()\[\]/+\-–—−=\u2060‹›]+\Z")
+_ALLOWED = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿ0-9 .,;:!?%°±×·…'’‘“”\"()\[\]/+\-–—−=\u2060‹›§¤]+\Z")
 _CITATION = re.compile(r"\[?\(?\bE(\d{1,3})\b\)?\]?")
 _GROUP = re.compile(r"\[(E\d{1,3}(?:(?:,| and|;) ?E\d{1,3})+)\]")
 _WORD = re.compile(r"[a-zà-ÿ]+(?:['’-][a-zà-ÿ]+)*")
@@ -127,6 +127,7 @@ def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
     rest, stated = _remainder(sentence, cited)
     problem = (
         _form(sentence, said)
+        or ("" if _ALLOWED.match(rest) else "holds markup or control characters")
         or ("cites evidence that does not exist" if len(set(named)) > len(cited) else "")
         or ("cites nothing" if not cited else "")
         or ("claims more than a measurement can" if _AUTHENTIC.search(rest) else "")
@@ -143,9 +144,11 @@ def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
 def _form(sentence: str, said: Iterable[str]) -> str:
     if not SHORTEST <= len(sentence) <= LONGEST:
         return "too short or too long"
-    if not _ALLOWED.match(sentence):
-        return "holds markup or control characters"
-    if not sentence[0].isupper() or sentence[-1] not in ".!?" or sentence[-2] in ",;:(":
+    if (
+        not (sentence[0].isupper() or sentence[0].isdigit())
+        or sentence[-1] not in ".!?"
+        or sentence[-2] in ",;:("
+    ):
         return "is not a whole sentence"
     words = _WORD.findall(_CITATION.sub(" ", sentence).lower())
     if len(words) < 4:

@@ -23,7 +23,7 @@ _LOWERED = {
     "The", "A", "An", "No", "Its", "This", "In", "At", "On", "Of", "There", "Some", "Most", "About",
     "Neither",
     "Both", "One", "Two", "All", "Every", "Each", "Within", "Between", "Noise", "Metadata",
-    "Neighbouring", "Only",
+    "Neighbouring", "Luma", "Power", "Differences", "Compression", "Colour", "Only",
 }  # fmt: skip
 
 

@@ -15,6 +15,10 @@ from vlmforensics.fusion.scale import Floats, log_softmax
 Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
+NEWTON_MOST = 24
+"""Features up to which Newton's method is used."""
+
+
 def balanced_weights(labels: Ints, weights: Floats | None = None) -> Floats:
     """(n,) weights that sum to the same for each label present; ``weights`` multiply within a label."""
     result = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64).copy()
@@ -38,6 +42,8 @@ def multinomial(features: Floats, labels: Ints, weights: Floats, l2: float) -> t
         bias (3,) and slopes (3, d), summing to zero over labels.
     """
     n, d = features.shape
+    if d > NEWTON_MOST:
+        return _multinomial_wide(features, labels, weights, l2)
     design = np.concatenate([np.ones((n, 1)), features], axis=1)
     penalty = np.tile(np.concatenate([[l2 * 1e-3], np.full(d, l2)]), 3)
     target = np.eye(3)[labels]
@@ -69,6 +75,29 @@ def multinomial(features: Floats, labels: Ints, weights: Floats, l2: float) -> t
         previous, current = current, loss(theta)
         if previous - current < 1e-9 * (1 + abs(current)):
             break
+    theta = theta - theta.mean(axis=0)
+    return theta[:, 0], theta[:, 1:]
+
+
+def _multinomial_wide(features: Floats, labels: Ints, weights: Floats, l2: float) -> tuple[Floats, Floats]:
+    """The same problem for many features, by L-BFGS: no Hessian is formed."""
+    from scipy.optimize import minimize
+
+    n, d = features.shape
+    design = np.concatenate([np.ones((n, 1)), features], axis=1)
+    penalty = np.concatenate([[l2 * 1e-3], np.full(d, l2)])
+    target = np.eye(3)[labels]
+
+    def objective(parameters: Floats) -> tuple[float, Floats]:
+        theta = parameters.reshape(3, d + 1)
+        log_p = log_softmax(design @ theta.T)
+        gradient = ((np.exp(log_p) - target) * weights[:, None]).T @ design + penalty * theta
+        value = -(weights * log_p[np.arange(n), labels]).sum() + 0.5 * (penalty * theta**2).sum()
+        return float(value), gradient.ravel()
+
+    options = {"maxiter": 400, "ftol": 1e-10, "gtol": 1e-6}
+    found = minimize(objective, np.zeros(3 * (d + 1)), jac=True, method="L-BFGS-B", options=options).x
+    theta = found.reshape(3, d + 1)
     theta = theta - theta.mean(axis=0)
     return theta[:, 0], theta[:, 1:]
 
