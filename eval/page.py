@@ -1,0 +1,150 @@
+"""The model card, written from the stored figures: ``docs/model-card.md`` and its reliability diagram."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+NAMES = {
+    "equalised": "Unseen sources, equalised (centre square, 448 px, JPEG 90)",
+    "raw": "Unseen sources, files as found",
+    "augmented-1": "Unseen sources, random recompression chain",
+}
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{row['auc']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    low, high = row["interval"]
+    if not row["n"]:
+        return "none"
+    return f"{row['count']} of {row['n']} = {100 * row['count'] / row['n']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _variant(name: str, table: Mapping[str, Any]) -> list[str]:
+    n = table["n"]
+    lines = [
+        f"### {NAMES[name]}",
+        "",
+        f"{n['real']} real, {n['synthetic']} synthetic, {n['tampered']} tampered pictures.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| AUC, real against synthetic | {_interval(table['real against synthetic'])} |",
+        f"| AUC, real against tampered | {_interval(table['real against tampered'])} |",
+        f"| three-label balanced accuracy (no abstention) | {table['balanced_accuracy']:.3f} |",
+        f"| expected calibration error | {table['ece']:.3f} |",
+        f"| Brier score | {table['brier']:.3f} |",
+        f"| Cllr, real against the rest (1 = says nothing) | {table['cllr']:.3f} |",
+        f"| real pictures accused | {_share(table['false accusations'])} |",
+        f"| decided | {100 * table['coverage']:.1f} % |",
+        f"| right where decided | {_share(table['right of decided'])} |",
+        "",
+        "| truth | real | synthetic | tampered | inconclusive |",
+        "|---|---|---|---|---|",
+    ]
+    for truth, row in table["decisions"].items():
+        lines.append(
+            f"| {truth} | {row['real']} | {row['synthetic']} | {row['tampered']} | {row['inconclusive']} |"
+        )
+    return [*lines, ""]
+
+
+def _rivals(rivals: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "### Beside baselines: AUC real against synthetic, equalised, same pictures, same run",
+        "",
+        "| | AUC | fused verdict | gain, paired, 95 % over families |",
+        "|---|---|---|---|",
+    ]
+    for name, row in rivals.items():
+        gain = f"{row['gain']:+.3f} [{row['gain_low']:+.3f}, {row['gain_high']:+.3f}]"
+        lines.append(f"| {name} | {row['other']:.3f} | {_interval(row)} | {gain} |")
+    return [*lines, ""]
+
+
+def _ablation(table: Mapping[str, Any]) -> list[str]:
+    whole = table["all"]
+    lines = [
+        "### What each source adds: AUC of the fused verdict without it, equalised",
+        "",
+        "| without | against synthetic | against tampered |",
+        "|---|---|---|",
+        f"| nothing | {whole['synthetic']:.3f} | {whole['tampered']:.3f} |",
+    ]
+    for name, row in table.items():
+        if name != "all":
+            lines.append(f"| `{name}` | {row['synthetic']:.3f} | {row['tampered']:.3f} |")
+    return [*lines, ""]
+
+
+def _sources(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "### By source, equalised",
+        "",
+        "| label | source | n | mean probability of the truth | right | inconclusive | wrong |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        chance = row["mean probability of the truth"]
+        lines.append(
+            f"| {row['label']} | {row['source']} | {row['n']} | {chance:.2f} | "
+            f"{row['right']} | {row['inconclusive']} | {row['wrong']} |"
+        )
+    return [*lines, ""]
+
+
+def draw_reliability(result: Mapping[str, Any], file: Path) -> None:
+    """Reliability diagram: stated confidence against the share that is right, per variant."""
+    figure = Figure(figsize=(5.2, 4.6), dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0.3, 1], [0.3, 1], color="#888888", linewidth=1, label="perfectly calibrated")
+    for (name, table), marker in zip(result["variants"].items(), "os^", strict=False):
+        bins = table["reliability"]
+        axes.plot(
+            [b["confidence"] for b in bins],
+            [b["accuracy"] for b in bins],
+            marker=marker,
+            label=name,
+            linewidth=1.2,
+        )
+    axes.set_xlabel("probability of the most probable label")
+    axes.set_ylabel("share of pictures where it is the truth")
+    axes.set_xlim(0.3, 1)
+    axes.set_ylim(0.2, 1.02)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=False)
+    figure.tight_layout()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Software": None})
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The card's tables as Markdown."""
+    lines: list[str] = []
+    for name, table in result["variants"].items():
+        lines += _variant(name, table)
+    lines += ["![Reliability diagram](img/reliability.png)", ""]
+    lines += _rivals(result["rivals"]) + _ablation(result["ablation"])
+    lines += _sources(result["variants"]["equalised"]["sources"])
+    return "\n".join(lines)
+
+
+def write_card(figures: Path, docs: Path) -> None:
+    """Put the tables between the markers of ``model-card.md``; the text around them is written by hand."""
+    result = json.loads(figures.read_text(encoding="utf-8"))
+    card = docs / "model-card.md"
+    text = card.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    card.write_text(f"{before}{BEGIN}\n{render(result)}{END}{after}", encoding="utf-8")
+    draw_reliability(result, docs / "img" / "reliability.png")
