@@ -35,7 +35,8 @@ class Settings:
         calibration: JSON file that replaces the shipped calibration, or None.
         seed: of every random choice.
         max_bytes, max_pixels, max_side, max_frames, max_aspect: limits checked before decoding.
-        decode_seconds, decode_bytes: limits of the decoding process (wall seconds, address space in bytes).
+        decode_seconds, decode_bytes: limits of the decoding process (wall seconds, stretched up to tenfold while a
+            busy machine keeps it from having that much processor time; address space in bytes).
         sandbox: decode in a separate process.
         max_new_tokens: of an explanation or an answer.
         remote_enabled: pictures may be sent to a remote backbone.

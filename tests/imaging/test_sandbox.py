@@ -109,6 +109,31 @@ def test_an_interrupt_leaves_no_half_read_reply(monkeypatch):
     worker.close()
 
 
+def test_a_busy_loop_is_killed_after_its_processor_time():
+    worker = fake("while True: pass")
+    with pytest.raises(LimitExceeded) as caught:
+        worker.decode(png(), JOB, 0.4)
+    assert caught.value.code == "img.time"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs processor time from /proc")
+def test_a_starved_worker_gets_more_time():
+    """It worked a little within the limit: the machine was busy, and that is not the picture's fault."""
+    worker = fake(
+        """
+        data = sys.stdin.buffer.read(job["size"])
+        for _ in range(8):
+            end = time.process_time() + 0.03
+            while time.process_time() < end: pass
+            time.sleep(0.2)
+        say({"facts": {"mode": "RGB"}, "parts": [["stored", [64, 80, 3]]]})
+        out.write(bytes(64 * 80 * 3)); out.flush()
+        """
+    )
+    assert worker.decode(png(), JOB, 0.8).mode == "RGB"
+    worker.close()
+
+
 def test_open_case_times_out_and_goes_on():
     warm_up()
     with pytest.raises(LimitExceeded) as caught:
