@@ -91,6 +91,8 @@ class MaskNetwork(nn.Module):
         self.encoder = CompactEncoder(config.encoder)
         self.seg = SegPrompt(config.seg, config.decoder.channels)
         self.decoder = PromptedDecoder(config.decoder)
+        # The decoder corrects the encoder's map instead of drawing a new one; small at first, so that it starts there.
+        self.refinement = nn.Parameter(torch.tensor(0.1))
 
     def forward(
         self,
@@ -126,11 +128,12 @@ class MaskNetwork(nn.Module):
         points: Sequence[tuple[float, float, bool]],
         box: tuple[float, float, float, float] | None,
     ) -> Prediction:
-        """The mask decoder on an embedding; the coarse map is its mask prompt."""
+        """The mask decoder on an embedding; the coarse map is its mask prompt, and what its map is added to."""
         state = None if seg is None else torch.from_numpy(np.asarray(seg, np.float32)).to(embedding.device)
         labels = None
         if label_log_probs is not None:
             labels = torch.tensor(list(label_log_probs), dtype=torch.float32, device=embedding.device)
         token = self.seg(state, labels)
         maps, scores = self.decoder(embedding, token, dense=coarse.detach(), points=points, box=box)
-        return Prediction(maps[0], maps[1], scores[0], coarse[0, 0])
+        start = F.interpolate(coarse, maps.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+        return Prediction(start + self.refinement * maps[0], maps[1], scores[0], coarse[0, 0])
