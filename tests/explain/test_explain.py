@@ -265,7 +265,7 @@ GOOD = (
     "While the model's own reading [E1] points to a synthetic picture, the search for JPEG ghosts [E4] speaks for "
     "tampering.",
     "The label head weighs synthetic 0.81 [E1] and points to a generated picture.",
-    "The camera data [E5] hardly moves the balance.",
+    "The camera record [E5] hardly moves the balance.",
     "On validation pictures, the noise residual [E2] was right 71 % of the time and speaks against an unmanipulated "
     "picture.",
     "A patch of 64 × 64 pixels in the upper left was saved before at quality 71 [E4].",
@@ -280,7 +280,7 @@ BAD = {
     "direction": "The noise residual varies by 34.2 % between areas [E2], which speaks for an unmanipulated picture.",
     "against": "The label head [E1] weighs synthetic 0.81 and speaks against a synthetic picture.",
     "wrong label": "The model's own reading [E1] points to a tampered picture.",
-    "silent": "The camera data [E5] speaks for a synthetic picture.",
+    "silent": "The camera record [E5] speaks for a synthetic picture.",
     "verdict": "This picture is tampered, as the search for JPEG ghosts [E4] shows.",
     "real": "The picture is real, as the noise residual [E2] shows.",
     "denial": "The noise residual does not vary between areas [E2].",

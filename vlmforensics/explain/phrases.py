@@ -20,12 +20,12 @@ TOPICS: dict[str, str] = {
     "blending": "the blending detector",
     "mask": "the localisation mask",
     "metadata": "the file's metadata",
-    "generation_parameters": "the embedded parameters",
-    "editor_traces": "the traces of software in the file",
-    "camera_exif": "the camera data",
-    "c2pa": "the Content Credentials",
+    "generation_parameters": "the search for embedded parameters",
+    "editor_traces": "the search for software traces",
+    "camera_exif": "the camera record",
+    "c2pa": "the check for Content Credentials",
     "jpeg": "the JPEG history",
-    "jpeg_tables": "the JPEG quantisation tables",
+    "jpeg_tables": "the JPEG quantisation",
     "jpeg_double": "the test for double compression",
     "jpeg_ghost": "the search for JPEG ghosts",
     "jpeg_grid": "the JPEG block grid",
@@ -39,7 +39,7 @@ TOPICS: dict[str, str] = {
     "ela": "the error level",
     "copymove": "the search for copied areas",
 }
-"""Source → what was looked at. A source that is missing here is ``the … measurement``."""
+"""Source → what was looked at, in the singular. A source that is missing here is ``the … measurement``."""
 
 TOWARD: dict[tuple[int, str], tuple[str, ...]] = {
     (1, "synthetic"): (
@@ -139,6 +139,13 @@ EMBED: tuple[str, ...] = (
     "{S} ({c}): {support}.",
 )
 """For a statement that names its topic itself: nothing need be said before it. Any role."""
+CON_EMBED: tuple[str, ...] = (
+    "On the other hand, {s} ({c}, {support}).",
+    "Then again, {s} ({c}); this {points}.",
+    "Yet {s} ({c}, {support}).",
+    "However, {s} ({c}); this {points}.",
+)
+"""The same for the first finding against the result."""
 
 PRO_TOP_LEAD: tuple[str, ...] = (
     "{S} {c}; of all findings this one weighs most, and it {points}.",

@@ -196,8 +196,11 @@ class Wording:
     def one(self, evidence: Evidence, lead: Sequence[str], tail: Sequence[str]) -> Sentence:
         """One evidence in one sentence."""
         fields = self.fields(evidence)
-        if self._names_itself(evidence):
-            options: Sequence[str] = phrases.EMBED if self._clumsy(evidence) else (*lead, *phrases.EMBED[:2])
+        if self._names_itself(evidence) and not fields["s"].endswith(")"):
+            embed = phrases.CON_EMBED if lead is phrases.CON_FIRST_LEAD else phrases.EMBED
+            options: Sequence[str] = embed if self._clumsy(evidence) else (*lead, *embed)
+        elif self._names_itself(evidence) and not self._clumsy(evidence):
+            options = lead
         else:
             options = tail if self._clumsy(evidence) or self.choose.number(5, "form") < 3 else lead
         template = self.choose.pick(options)
