@@ -31,7 +31,7 @@ from vlmforensics.masks.network import MaskNetwork
 from vlmforensics.masks.regions import PixelCalibration, find_regions
 from vlmforensics.masks.residuals import ResidualBank, luma_planes
 from vlmforensics.settings import Settings
-from vlmforensics.types import Grey, Pixels
+from vlmforensics.types import CaseImage, Container, Grey, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,24 @@ def noise_map(pixels: Pixels) -> Grey:
     spread = 1.4826 * np.median(np.abs(level - centre)) + 1e-3
     suspect = 1 - np.exp(-np.abs(level - centre) / (3 * spread))
     return cv2.GaussianBlur(suspect.astype(np.float32), (3, 3), 0)
+
+
+def evidence_room_noise(pixels: Pixels) -> Grey:
+    """The heatmap of the ``noise`` evidence source, all zero where that source has nothing to say."""
+    from vlmforensics.signals.noise import NoiseInconsistency
+
+    case = CaseImage("<pixels>", b"", "", Container("PNG", "RGB", 8), pixels, pixels)
+    found = NoiseInconsistency().examine(case)
+    if not found or found[0].heatmap is None:
+        return np.zeros((8, 8), dtype=np.float32)
+    return found[0].heatmap
+
+
+CLASSICAL: Mapping[str, MapFunction] = {
+    "noise_deviation": noise_map,
+    "evidence_room_noise": evidence_room_noise,
+}
+"""Classical maps that a report compares with."""
 
 
 def compare_classical(

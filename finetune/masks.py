@@ -31,10 +31,10 @@ from torch import Tensor
 from vlmforensics.errors import SettingsError
 from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.mask_export import (
+    CLASSICAL,
     FORGERIES,
     MapFunction,
     export,
-    noise_map,
     round_trip_half,
     validate,
 )
@@ -286,7 +286,7 @@ def finish(
         made=made,
         untouched=untouched,
         seed=config.seed,
-        maps=maps if maps is not None else {"noise": noise_map},
+        maps=CLASSICAL if maps is None else maps,
     )
     used = [p for p in pictures if p.part != FORGERIES and p.label in ("real", "synthetic")]
     training: dict[str, Any] = {
