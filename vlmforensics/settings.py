@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,12 @@ class Settings:
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-_PARSERS = {"bool": lambda text: text.strip().lower() in {"1", "true", "yes", "on"}, "int": int, "float": float, "str": str}
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "bool": lambda text: text.strip().lower() in {"1", "true", "yes", "on"},
+    "int": int,
+    "float": float,
+    "str": str,
+}
 
 
 def _parse(name: str, type_name: str, value: object) -> object:

@@ -25,7 +25,7 @@ MAGICS = (
 )  # fmt: skip
 LIMITS = Settings(max_pixels=4_000_000, decode_seconds=20)
 QUICK = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
