@@ -37,12 +37,14 @@ TASKS = {
     "crops": "real against synthetic",
     "spectrum": "real against synthetic",
     "upsampling": "real against synthetic",
+    "npr": "real against synthetic",
     "blending": "real against tampered",
     "mask": "real against tampered",
     "noise": "real against tampered",
     "jpeg_ghost": "real against tampered",
     "jpeg_double": "real against tampered",
     "jpeg_grid": "real against tampered",
+    "jpeg_crop": "real against tampered",
 }
 """The question that each source answers, on which its reliability is measured."""
 

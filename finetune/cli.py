@@ -50,6 +50,8 @@ def prepare(
 
 TRAINING = ("equalised", "augmented-1", "made-1")
 """Variants that the compact model's parts are trained and scored on."""
+REAL, SYNTHETIC = 30, 8
+"""Most pictures a source that calibration and the card look at: real ones of held-back sources, synthetic ones."""
 GROUPS = ((0, 1), (2, 3), (4,))
 """Folds that are left out together: each picture is scored by a model that saw nothing of its family."""
 
@@ -73,6 +75,7 @@ def label(
     from vlmforensics.compact.assembly import build_base
     from vlmforensics.compact.shipped import DATA, save_shipped
     from vlmforensics.finetune import compact_label as training
+    from vlmforensics.finetune.observe import choose
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
     from vlmforensics.settings import load_settings
 
@@ -87,7 +90,14 @@ def label(
     parts = build_base(load_settings(threads=threads), seed=seed)
     training.train_label(parts, training.Memory(train, cache), train, recipe, out, resume=resume)
     if omitted:
-        test = [s for s in samples if folds[s.picture.sha256] in omitted]
+        wanted = {
+            (variant, p.sha256) for variant, p in choose(pictures, TRAINING, real=REAL, synthetic=SYNTHETIC)
+        }
+        test = [
+            s
+            for s in samples
+            if folds[s.picture.sha256] in omitted and (s.variant, s.picture.sha256) in wanted
+        ]
         training.write_scores(out / "scores.json", training.score(parts, cache, test))
         return
     facts = {
@@ -144,8 +154,8 @@ def observe(
     out: Annotated[Path, typer.Option(help="JSON lines file; further runs append what is missing.")],
     variant: Annotated[list[str], typer.Option(help="As for prepare; may be repeated.")],
     witnesses: Annotated[str, typer.Option(help="`signals`, or `networks` (blending, masks).")] = "signals",
-    real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = 30,
-    synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = 8,
+    real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = REAL,
+    synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = SYNTHETIC,
     part: str = "0/1",
     threads: int = 1,
 ) -> None:

@@ -21,7 +21,7 @@ State = Literal["loading", "ready", "failed"]
 T = TypeVar("T")
 
 
-class Stopped(Exception):  # noqa: N818 - a request of the user, not an error
+class Stopped(Exception):
     """Raised inside an examination at its next stage after the visitor asked to stop."""
 
 

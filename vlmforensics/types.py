@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
@@ -167,7 +168,7 @@ class CaseImage:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often a source is right on validation data: balanced accuracy in [0, 1], 95 % interval, number of pictures."""
+    """How often a source is right on validation data: balanced accuracy in [0, 1], 95 % interval, number tried."""
 
     balanced_accuracy: float
     low: float
@@ -256,6 +257,13 @@ class Mask:
     def area_fraction(self) -> float:
         """Share of the picture inside the binary mask, 0..1."""
         return float(self.binary.mean())
+
+    def save(self, path: str | Path) -> None:
+        """Write the binary mask as a grey PNG of the upright picture's size, 255 = suspected."""
+        from importlib import import_module
+
+        grey = np.where(self.binary, np.uint8(255), np.uint8(0))
+        Path(path).write_bytes(import_module("vlmforensics.imaging").to_png(grey))
 
 
 @dataclass(frozen=True)

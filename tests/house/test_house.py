@@ -66,9 +66,14 @@ def test_style_is_clean(command):
 def test_every_package_is_shipped():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["setuptools"]["packages"])
-    on_disk = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "vlmforensics").rglob("__init__.py")}
+    on_disk = {
+        ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "vlmforensics").rglob("__init__.py")
+    }
     for room in MAPPED:
-        on_disk |= {"vlmforensics." + ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / room).rglob("__init__.py")}
+        on_disk |= {
+            "vlmforensics." + ".".join(p.parent.relative_to(ROOT).parts)
+            for p in (ROOT / room).rglob("__init__.py")
+        }
     assert listed == on_disk
 
 
@@ -84,7 +89,8 @@ def test_files_stay_readable():
 
 @pytest.mark.parametrize("statement", ["import vlmforensics", "import vlmforensics.cli"])
 def test_import_is_cheap(statement):
-    probe = f"import sys; {statement}; print([m for m in ('torch', 'transformers', 'gradio', 'ray') if m in sys.modules])"
+    heavy = ("torch", "transformers", "gradio", "ray")
+    probe = f"import sys; {statement}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
