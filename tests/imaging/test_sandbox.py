@@ -137,7 +137,7 @@ def test_a_starved_worker_gets_more_time():
 def test_open_case_times_out_and_goes_on():
     warm_up()
     with pytest.raises(LimitExceeded) as caught:
-        open_case(png(), settings=Settings(decode_seconds=1e-4))
+        open_case(png(2500, 2500), settings=Settings(decode_seconds=1e-3))  # it takes a hundred times that
     assert caught.value.code == "img.time"
     assert open_case(png()).width == 80
 
