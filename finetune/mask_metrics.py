@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from vlmforensics.masks.regions import PixelCalibration, to_mask
+from vlmforensics.masks.regions import PixelCalibration, to_mask, top_logit
 from vlmforensics.types import BoolMask, Grey, Mask
 
 BINS = 512
@@ -157,7 +157,7 @@ def summarise(scored: Sequence[Scored], calibration: PixelCalibration) -> dict[s
     if untouched:
         found["untouched"] = false_area(untouched)
         found["presence_auc"] = round(
-            rank_auc([item.presence for item in scored], [item.tampered for item in scored]), 4
+            rank_auc([mask.presence or 0.0 for mask in masks], [item.tampered for item in scored]), 4
         )
     return found
 
@@ -184,10 +184,17 @@ def calibrate(scored: Sequence[Scored], seed: int = 0, pixels: int = 400) -> Pix
         rows.append(np.stack([logits, np.full(pixels, item.presence), np.ones(pixels)], axis=1))
         labels.append(item.truth[y, x])
     slope, presence, bias = _logistic(np.concatenate(rows), np.concatenate(labels))
-    whole = np.array([[item.presence, 1.0] for item in scored])
-    presence_slope, presence_bias = _logistic(whole, np.array([item.tampered for item in scored]))
+    whole = np.array([[item.presence, top_logit(item.logits.astype(np.float32)), 1.0] for item in scored])
+    head, top, constant = _logistic(whole, np.array([item.tampered for item in scored]))
     # A negative slope would mean that the network has learnt nothing; never invert a map.
-    fitted = PixelCalibration(max(slope, 1e-3), presence, bias, max(presence_slope, 1e-3), presence_bias)
+    fitted = PixelCalibration(
+        slope=max(slope, 1e-3),
+        presence=presence,
+        bias=bias,
+        presence_slope=head,
+        presence_top=top,
+        presence_bias=constant,
+    )
     return replace(fitted, threshold=choose_threshold(scored, fitted))
 
 

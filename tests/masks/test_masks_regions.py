@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmforensics.masks.regions import PixelCalibration, find_regions, stretch, to_mask
+from vlmforensics.masks.regions import PixelCalibration, find_regions, stretch, to_mask, top_logit
 
 SIZES = [(256, 256), (640, 480), (480, 640), (333, 1001), (64, 64), (90, 2000), (1500, 100)]
 
@@ -88,8 +88,18 @@ def test_nothing_found_is_an_empty_mask():
 
 
 def test_calibration_moves_probabilities_as_stated():
-    calibration = PixelCalibration(slope=2, presence=0.5, bias=-1, presence_slope=3, presence_bias=0.25)
+    calibration = PixelCalibration(
+        slope=2, presence=0.5, bias=-1, presence_slope=3, presence_top=2, presence_bias=0.25
+    )
     mask = to_mask(np.full((256, 256), 0.75, np.float32), 1.5, 64, 64, calibration)
     np.testing.assert_allclose(mask.soft, 1 / (1 + np.exp(-(2 * 0.75 + 0.5 * 1.5 - 1))), rtol=1e-5)
-    assert mask.presence == pytest.approx(1 / (1 + np.exp(-(3 * 1.5 + 0.25))))
+    assert mask.presence == pytest.approx(1 / (1 + np.exp(-(3 * 1.5 + 2 * 0.75 + 0.25))))
     assert PixelCalibration.from_json(calibration.to_json()) == calibration
+
+
+def test_top_is_the_mean_of_the_highest_logits():
+    logits = np.zeros((256, 256), np.float32)
+    logits.flat[:328] = 4  # half a percent of 65,536
+    assert top_logit(logits) == pytest.approx(4)
+    logits.flat[:164] = 0
+    assert top_logit(logits) == pytest.approx(2)

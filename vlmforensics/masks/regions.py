@@ -17,14 +17,18 @@ from vlmforensics.types import BoolMask, Box, Grey, Mask
 SMALLEST_REGION = 64
 """A region of fewer pixels is a speck, whatever the picture's size."""
 
+TOP_SHARE = 0.005
+"""Share of the map whose logits count as its top."""
+
 
 @dataclass(frozen=True)
 class PixelCalibration:
     """How logits become probabilities (Platt 1999, with the picture's own presence as a second regressor).
 
-    Per pixel: ``p = sigmoid(slope · logit + presence · presence_logit + bias)``: the same local trace is
-    worth more in a picture that looks tampered as a whole. Per picture: ``sigmoid(presence_slope ·
-    presence_logit + presence_bias)``.
+    Per pixel: ``p = sigmoid(slope · logit + presence · presence_logit + bias)``: the same local trace is worth
+    more in a picture that looks tampered as a whole. Per picture: ``sigmoid(presence_slope · presence_logit +
+    presence_top · top + presence_bias)``, where ``top`` is the mean of the map's highest logits, see
+    :func:`top_logit`.
 
     Attributes:
         threshold: of the binary mask, on ``p``.
@@ -35,6 +39,7 @@ class PixelCalibration:
     presence: float = 0.0
     bias: float = 0.0
     presence_slope: float = 1.0
+    presence_top: float = 0.0
     presence_bias: float = 0.0
     threshold: float = 0.5
     smallest_share: float = 0.0005
@@ -51,6 +56,12 @@ class PixelCalibration:
             TypeError: unknown keys.
         """
         return cls(**{name: float(value) for name, value in values.items()})
+
+
+def top_logit(logits: NDArray[np.float32]) -> float:
+    """Mean of the highest ``TOP_SHARE`` of the map: how sure the network is where it is surest."""
+    count = max(1, round(TOP_SHARE * logits.size))
+    return float(np.partition(logits, -count, axis=None)[-count:].mean(dtype=np.float64))
 
 
 def stretch(logits: NDArray[np.float32], width: int, height: int) -> Grey:
@@ -82,8 +93,9 @@ def to_mask(
     soft += calibration.presence * presence_logit + calibration.bias
     expit(soft, out=soft)
     binary, boxes, confidences = find_regions(soft, calibration.threshold, calibration.smallest_share)
-    presence = float(expit(calibration.presence_slope * presence_logit + calibration.presence_bias))
-    return Mask(soft, binary, boxes, confidences, calibration.threshold, presence)
+    picture = calibration.presence_slope * presence_logit + calibration.presence_bias
+    picture += calibration.presence_top * top_logit(logits)
+    return Mask(soft, binary, boxes, confidences, calibration.threshold, float(expit(picture)))
 
 
 def find_regions(
