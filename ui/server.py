@@ -114,7 +114,9 @@ def launch(
             inbrowser=False,
         )
     except OSError as error:
-        raise SettingsError(f"can't serve on {host}:{port}: {error}") from error
+        raise SettingsError(
+            f"{host}:{port} can't be served: the port is in use, or the address is not this machine's; try --port 0"
+        ) from error
     return str(local)
 
 
@@ -142,6 +144,7 @@ def serve(
             f"{host} can be reached from other computers: give --auth USER:PASSWORD (or {AUTH_VARIABLE}), "
             "or stay on 127.0.0.1"
         )
+    _keep_loopback_from_proxies()
     with tempfile.TemporaryDirectory(prefix="vlmforensics-ui-") as folder:
         # Uploads lie in a folder of this process, mode 0700, gone when it ends; gradio reads the name when it
         # makes components.
@@ -176,6 +179,13 @@ def _serve_until_told(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _keep_loopback_from_proxies() -> None:
+    """Gradio calls its own address when it starts; a proxy of the environment must not get to see that."""
+    for name in ("NO_PROXY", "no_proxy"):
+        kept = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join([*kept, "127.0.0.1", "localhost", "::1"])
 
 
 def _loader(settings: Settings) -> Callable[[], Assistant]:

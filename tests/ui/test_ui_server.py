@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,7 +79,7 @@ import sys, time
 from vlmforensics.settings import Settings
 from vlmforensics.ui import serve
 def loader():
-    time.sleep(60)
+    time.sleep(120)
 serve(Settings(), "127.0.0.1", 0, assistant_loader=loader)
 """
 
@@ -95,12 +94,10 @@ def test_page_answers_before_the_model_is_there_and_ctrl_c_ends_it(tmp_path):
     try:
         line = next(line for line in running.stderr if "http://" in line)
         url = re.search(r"http://\S+", line).group()
-        assert "Loading the model" in httpx.get(url, trust_env=False, timeout=30).text
+        assert "Loading the model" in httpx.get(url, trust_env=False, timeout=45).text
         assert len(list(tmp_path.glob("vlmforensics-ui-*"))) == 1
-        start = time.monotonic()
         running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 0
-        assert time.monotonic() - start < 20
+        assert running.wait(45) == 0  # the loader would sleep for longer
         assert "Traceback" not in running.stderr.read()
         assert not list(tmp_path.glob("vlmforensics-ui-*"))
     finally:
