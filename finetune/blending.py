@@ -24,12 +24,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from vlmforensics.finetune.blending_data import PairDataset, Pictures, build_cache
 
 from vlmforensics.blending.figures import auc
 from vlmforensics.blending.model import BlendingNet
 from vlmforensics.blending.published import initialise, published_state
 from vlmforensics.errors import SettingsError, WeightsCorrupt
+from vlmforensics.finetune.blending_data import PairDataset, Pictures, build_cache
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class BlendingConfig:
         checkpoint_seconds: between checkpoints.
         cache: folder of decoded pixels; None = ``out/cache``.
         limit: use only about this many pictures (for trials).
+        curriculum: share of the run over which difficulty rises, see ``PairDataset``.
+        start: folder of another run whose averaged weights to start from, instead of the published ones.
         published: start from the published ImageNet weights; without them from random ones.
     """
 
@@ -76,6 +78,8 @@ class BlendingConfig:
     checkpoint_seconds: float = 180.0
     cache: Path | None = None
     limit: int | None = None
+    curriculum: float = 0.0
+    start: Path | None = None
     published: bool = True
 
 
@@ -148,7 +152,12 @@ class Trainer:
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         torch.manual_seed(config.seed)
         net = BlendingNet()
-        if config.published:
+        if config.start is not None:
+            record = json.loads((config.start / "latest.json").read_text(encoding="utf-8"))
+            net.load_state_dict(
+                load_file(config.start / record["folder"] / "average.safetensors"), strict=True
+            )
+        elif config.published:
             initialise(net, published_state())
         trunk = [p for name, p in net.named_parameters() if name.startswith("backbone.")]
         rest = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
@@ -176,7 +185,12 @@ class Trainer:
             raise SettingsError(f"{config.out} holds a run already: pass resume, or give another folder")
         loader = DataLoader(
             PairDataset(
-                self.pictures, "train", seed=config.seed, size=config.size, length=config.steps * config.pairs
+                self.pictures,
+                "train",
+                seed=config.seed,
+                size=config.size,
+                length=config.steps * config.pairs * self.accelerator.num_processes,
+                curriculum=config.curriculum,
             ),
             batch_size=config.pairs,
             sampler=_Steps(
@@ -299,8 +313,8 @@ class Trainer:
         record = json.loads((out / "latest.json").read_text(encoding="utf-8"))
         if record["data"] != self.pictures.sha256:
             raise SettingsError("the pictures are not those that the checkpoint was trained on")
-        # `steps` may change: a run can be lengthened or cut short, and the learning rate follows.
-        same = ("seed", "size", "pairs", "learning_rate", "decay", "average")
+        # `steps` may change: a run can be lengthened or cut short; learning rate and curriculum follow.
+        same = ("seed", "size", "pairs", "learning_rate", "decay", "average", "curriculum")
         differs = [key for key in same if record["config"][key] != self._config()[key]]
         if differs:
             raise SettingsError(f"can't resume with other settings: {', '.join(differs)}")
@@ -366,8 +380,9 @@ def parser() -> argparse.ArgumentParser:
         "validation-pairs",
     ):
         options.add_argument(f"--{name}", type=int, default=getattr(BlendingConfig, name.replace("-", "_")))
-    options.add_argument("--limit", type=int)
-    for name in ("learning-rate", "decay", "average", "checkpoint-seconds"):
+    options.add_argument("--limit", type=int, help="use only about this many pictures")
+    options.add_argument("--start", type=Path, help="another run's folder, whose weights to start from")
+    for name in ("learning-rate", "decay", "average", "checkpoint-seconds", "curriculum"):
         options.add_argument(f"--{name}", type=float, default=getattr(BlendingConfig, name.replace("-", "_")))
     return options
 

@@ -153,6 +153,8 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         size: side of a crop in px, a multiple of 16.
         length: number of pairs.
         kinds: ways of tampering; None = the usual mixture.
+        curriculum: over this first share of the pairs, difficulty rises from mild (large regions, high quality, little
+            resizing) to full; 0 = full from the start.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         size: int,
         length: int,
         kinds: tuple[str, ...] | None = None,
+        curriculum: float = 0.0,
     ) -> None:
         rows = [row for row in pictures.rows if held_back(row.source) == (split == "val")]
         self.real = [row for row in rows if row.label == "real"]
@@ -174,10 +177,17 @@ class PairDataset(Dataset[dict[str, Tensor]]):
             )
         self.pictures, self.seed, self.size, self.length, self.kinds = pictures, seed, size, length, kinds
         self.split_code = 1 if split == "val" else 0
+        self.curriculum = curriculum
         self._weights = by_source(self.real), (by_source(self.synthetic) if self.synthetic else None)
 
     def __len__(self) -> int:
         return self.length
+
+    def _ease(self, index: int) -> float:
+        """1 = as mild as it gets, 0 = full difficulty."""
+        if self.curriculum <= 0:
+            return 0.0
+        return max(0.0, 1.0 - index / (self.curriculum * self.length))
 
     def _pick(self, rng: np.random.Generator, synthetic_share: float) -> Row:
         real_weights, synthetic_weights = self._weights
@@ -202,15 +212,23 @@ class PairDataset(Dataset[dict[str, Tensor]]):
         cv2.setNumThreads(1)
         rng = np.random.default_rng([self.seed, self.split_code, index])
         base, donor = self._pick(rng, _SYNTHETIC_BASES), self._pick(rng, _SYNTHETIC_DONORS)
-        scale = 1.0 if rng.random() < 0.4 else float(rng.uniform(0.5, 1.2))
+        ease = self._ease(index)
+        scale = 1.0 if rng.random() < 0.4 + 0.5 * ease else float(rng.uniform(0.5 + 0.3 * ease, 1.2))
         crop, scale = self._crop(self.pictures.pixels(base), scale, rng)
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 * (1 - ease):
             crop = distort.process(crop, rng, steps=1)  # the whole is processed alike: that is no tampering
         made = tamper(crop, self.pictures.pixels(donor), rng, kinds=self.kinds)
+        for _ in range(3):
+            if float(made.mask.mean()) >= 0.04 * ease:
+                break
+            made = tamper(crop, self.pictures.pixels(donor), rng, kinds=self.kinds)
         chain = int(rng.integers(0, 2**63))
+        quality = (60 + round(28 * ease), 95 + round(3 * ease))
         untouched = np.zeros(crop.shape[:2], np.float32)
-        authentic, _ = recompress(crop, untouched, np.random.default_rng(chain), scale=scale)
-        tampered, mask = recompress(made.pixels, made.mask, np.random.default_rng(chain), scale=scale)
+        authentic, _ = recompress(crop, untouched, np.random.default_rng(chain), scale=scale, quality=quality)
+        tampered, mask = recompress(
+            made.pixels, made.mask, np.random.default_rng(chain), scale=scale, quality=quality
+        )
         y = int(rng.integers(0, authentic.shape[0] - self.size + 1))
         x = int(rng.integers(0, authentic.shape[1] - self.size + 1))
         window = (slice(y, y + self.size), slice(x, x + self.size))
