@@ -31,17 +31,25 @@ def prepare(
     part: Annotated[
         str, typer.Option(help="Share of the work as I/N, to run N processes side by side.")
     ] = "0/1",
+    chosen: Annotated[
+        bool, typer.Option(help="Only the pictures that calibration and the card look at.")
+    ] = False,
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
     from vlmforensics.compact.assembly import build_base
     from vlmforensics.finetune.features import compute
+    from vlmforensics.finetune.observe import choose
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
     from vlmforensics.settings import load_settings
 
     index, _, count = part.partition("/")
     pictures = load_manifest(data)
     folds = assign_folds(pictures, FOLDS)
+    if chosen:
+        kept = {p.sha256 for _, p in choose(pictures, ["raw"], real=REAL, synthetic=SYNTHETIC)}
+        pairs = [pair for pair in zip(pictures, folds, strict=True) if pair[0].sha256 in kept]
+        pictures, folds = [p for p, _ in pairs], [f for _, f in pairs]
     tower = build_base(load_settings(threads=threads)).tower
     for name in variant:
         for line in compute(tower, pictures, folds, cache, name, part=(int(index), int(count))):
@@ -83,15 +91,16 @@ def label(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    samples = training.samples_of(pictures, cache, TRAINING)
+    samples = training.samples_of(pictures, cache, (*TRAINING, "raw"))
     omitted = GROUPS[left_out] if left_out >= 0 else ()
-    train = [s for s in samples if folds[s.picture.sha256] not in omitted]
+    train = [s for s in samples if s.variant != "raw" and folds[s.picture.sha256] not in omitted]
     recipe = training.LabelRecipe(label_epochs=epochs, seed=seed)
     parts = build_base(load_settings(threads=threads), seed=seed)
     training.train_label(parts, training.Memory(train, cache), train, recipe, out, resume=resume)
     if omitted:
         wanted = {
-            (variant, p.sha256) for variant, p in choose(pictures, TRAINING, real=REAL, synthetic=SYNTHETIC)
+            (variant, p.sha256)
+            for variant, p in choose(pictures, (*TRAINING, "raw"), real=REAL, synthetic=SYNTHETIC)
         }
         test = [
             s
@@ -127,9 +136,10 @@ def crops(
 
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    samples = samples_of(pictures, cache, TRAINING)
+    samples = samples_of(pictures, cache, (*TRAINING, "raw"))
     features = expert.read(samples, cache)
     home = np.array([folds[s.picture.sha256] for s in samples])
+    learnt = np.array([s.variant != "raw" for s in samples])
     scores: dict[tuple[str, str], list[float]] = {}
     for fold in range(FOLDS):
         weights = expert.fit(
