@@ -142,9 +142,8 @@ def crops(
     learnt = np.array([s.variant != "raw" for s in samples])
     scores: dict[tuple[str, str], list[float]] = {}
     for fold in range(FOLDS):
-        weights = expert.fit(
-            features[home != fold], [s for s, f in zip(samples, home, strict=True) if f != fold]
-        )
+        train = learnt & (home != fold)
+        weights = expert.fit(features[train], [s for s, keep in zip(samples, train, strict=True) if keep])
         for row in np.flatnonzero(home == fold):
             sample = samples[row]
             scores[sample.variant, sample.picture.sha256] = expert.apply(
@@ -152,9 +151,8 @@ def crops(
             ).tolist()
     write_scores(out, scores)
     DATA.mkdir(exist_ok=True)
-    save_file(
-        expert.fit(features, samples), DATA / "crops.safetensors", {"samples": json.dumps(len(samples))}
-    )
+    everything = expert.fit(features[learnt], [s for s, keep in zip(samples, learnt, strict=True) if keep])
+    save_file(everything, DATA / "crops.safetensors", {"samples": json.dumps(int(learnt.sum()))})
     typer.echo(f"wrote {out} and {DATA / 'crops.safetensors'}")
 
 
