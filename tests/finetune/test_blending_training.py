@@ -181,7 +181,7 @@ def test_export_gives_a_detector_that_loads(whole_run: Path, cache: Path, tmp_pa
     assert detector.weights_sha256 == manifest["sha256"]
     assert manifest["bytes"] < 12_000_000
     assert 0 <= manifest["figures"]["false_alarms"]["rate"] <= 1
-    assert manifest["training"]["step"] == 6
+    assert manifest["training"]["stages"][-1]["stopped_at_step"] == 6
     assert "grocery" in manifest["training"]["data"]["sources"]
     assert "clothing" in manifest["training"]["data"]["held_out_sources"]
     assert detector.map(photograph(1)).shape == (56, 60)
