@@ -44,21 +44,23 @@ class Analysis:
     tiles: int
 
 
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Tile positions along one side: multiples of 16, neighbours overlap by at least ``overlap`` px.
+def layout(length: int, tile: int, overlap: int) -> tuple[int, list[int]]:
+    """Tiles along one side: as few as fit, then as small as they can be, so that little is computed twice.
 
     Args:
         length: px, a multiple of 16.
-        tile: px, a multiple of 16.
-        overlap: px, less than ``tile``.
+        tile: largest side of a tile in px, a multiple of 16.
+        overlap: px that neighbours share at least (up to 16 px less by rounding), less than ``tile``.
 
     Returns:
-        Ascending start positions; the last tile ends at ``length``.
+        Side of a tile, and ascending start positions, all multiples of 16; the last tile ends at ``length``.
     """
     if length <= tile:
-        return [0]
+        return length, [0]
     count = 1 + -(-(length - tile) // (tile - overlap))
-    return [round(index * (length - tile) / (count - 1) / STRIDE) * STRIDE for index in range(count)]
+    side = -(-(length + (count - 1) * overlap) // count)
+    side = min(tile, -(-side // STRIDE) * STRIDE)
+    return side, [round(index * (length - side) / (count - 1) / STRIDE) * STRIDE for index in range(count)]
 
 
 def spread(positions: list[tuple[int, int]], rows: int, columns: int, most: int) -> list[tuple[int, int]]:
@@ -111,7 +113,7 @@ def analyse(
         pixels: uint8 (H, W, 3), each side at least 16 px.
         device: where to compute.
         dtype: how precisely to compute.
-        tile: side of a tile in px, a multiple of 16.
+        tile: largest side of a tile in px, a multiple of 16.
         overlap: px that neighbouring tiles share at least.
         max_tiles: bound on the work; beyond it tiles are spread evenly and ``covered`` falls below 1.
         batch: tiles per forward pass.
@@ -121,8 +123,8 @@ def analyse(
     """
     height, width = pixels.shape[:2]
     padded = np.pad(pixels, ((0, -height % STRIDE), (0, -width % STRIDE), (0, 0)), mode="symmetric")
-    tall, wide = min(tile, padded.shape[0]), min(tile, padded.shape[1])
-    rows, columns = starts(padded.shape[0], tile, overlap), starts(padded.shape[1], tile, overlap)
+    tall, rows = layout(padded.shape[0], tile, overlap)
+    wide, columns = layout(padded.shape[1], tile, overlap)
     grid = spread([(y, x) for y in rows for x in columns], len(rows), len(columns), max(1, max_tiles))
     weight = np.outer(_ramp(tall, overlap), _ramp(wide, overlap))
     size = (padded.shape[0] // MAP_STRIDE, padded.shape[1] // MAP_STRIDE)
