@@ -19,6 +19,8 @@ _LOG = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed"]
 T = TypeVar("T")
+_PATIENCE = 0.2
+"""Seconds between looks at whether the visitor wants to stop."""
 
 
 class Stopped(Exception):
@@ -28,18 +30,24 @@ class Stopped(Exception):
 class Model:
     """The assistant behind the page.
 
+    One thread loads it and then does all runs in turn: the networks keep their pool of threads, and no two runs meet.
+
     Args:
-        loader: makes the assistant; called once, in a background thread.
+        loader: makes the assistant; called once, in that thread.
     """
 
     def __init__(self, loader: Callable[[], Assistant]) -> None:
         self._loader = loader
         self._ready = threading.Event()
-        self._turn = threading.Lock()
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._assistant: Assistant | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._load, name="vlmforensics-load", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="vlmforensics-model", daemon=True).start()
+
+    def _work(self) -> None:
+        self._load()
+        while True:
+            self._jobs.get()()
 
     def _load(self) -> None:
         try:
@@ -112,7 +120,7 @@ class Model:
 
             emit(self.wait().examine(path, file=name, progress=progress))
 
-        yield from self._run(work, stop)
+        yield from self._run(work, stop, leave_at_once=True)
 
     def explain(self, report: Report, stop: threading.Event) -> Iterator[str]:
         """Stream the explanation piece by piece; it is kept in the report."""
@@ -132,28 +140,38 @@ class Model:
 
         return self._run(work, stop)
 
-    def _run(self, work: Callable[[Callable[[T], None]], None], stop: threading.Event) -> Iterator[T]:
-        """Run ``work`` in a thread of its own, one at a time, and yield what it emits.
+    def _run(
+        self,
+        work: Callable[[Callable[[T], None]], None],
+        stop: threading.Event,
+        *,
+        leave_at_once: bool = False,
+    ) -> Iterator[T]:
+        """Have ``work`` done by the model's thread when its turn comes, and yield what it emits.
 
-        The thread holds the turn, not the caller: a visitor who leaves in mid-stream only sets ``stop``, and the next
-        run starts when the network has really let go.
+        The thread holds the turn, not the caller: a visitor who leaves only sets ``stop``, and the next run starts when
+        the network has really let go. With ``leave_at_once`` the caller does not wait for that after a stop.
         """
         results: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue()
 
-        def target() -> None:
+        def job() -> None:
             try:
-                with self._turn:
-                    if stop.is_set():
-                        raise Stopped
-                    work(lambda item: results.put(("item", item)))
+                if stop.is_set():
+                    raise Stopped
+                work(lambda item: results.put(("item", item)))
                 results.put(("end", None))
             except Exception as error:  # noqa: BLE001 - boundary: handed to the caller, which raises it
                 results.put(("error", error))
 
-        threading.Thread(target=target, name="vlmforensics-run", daemon=True).start()
+        self._jobs.put(job)
         try:
             while True:
-                kind, value = results.get()
+                try:
+                    kind, value = results.get(timeout=_PATIENCE if leave_at_once else None)
+                except queue.Empty:
+                    if stop.is_set():
+                        raise Stopped from None
+                    continue
                 if kind == "end":
                     return
                 if kind == "error":

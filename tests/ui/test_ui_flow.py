@@ -153,3 +153,16 @@ def test_text_has_contrast(scheme):
         for ink in ("ink", "soft", "accent", "real", "synthetic", "tampered", "inconclusive"):
             light, dark = sorted((_luminance(colours[ground]), _luminance(colours[ink])), reverse=True)
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (scheme, ink, ground)
+
+
+def test_stop_does_not_wait_for_a_long_stage(assistant, pictures):
+    assistant.stage_seconds = 3
+    stop = threading.Event()
+    items = Model(lambda: assistant).examine(pictures("a.jpg"), "a.jpg", stop)
+    while next(items) != "decoding":
+        pass
+    stop.set()
+    start = time.monotonic()
+    with pytest.raises(Stopped):
+        list(items)
+    assert time.monotonic() - start < 2.5
