@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlmforensics.errors import CorruptImage
-from vlmforensics.imaging import rle_decode
+from vlmforensics.imaging import decode_trusted, rle_decode
 from vlmforensics.report import canonical_json, digest, error_record, schema, to_json, to_record
 from vlmforensics.report.record import rounded_probabilities
 from vlmforensics.types import LABELS, Answer, Explanation, ModelInfo, Verdict
@@ -75,6 +75,12 @@ def test_mask_survives_the_record(report):
     stored = to_record(report)["mask"]
     assert np.array_equal(rle_decode(stored), report.mask.binary)
     assert stored["size"] == [report.case.height, report.case.width]
+
+
+def test_mask_can_be_saved_as_a_picture(report, tmp_path):
+    report.mask.save(tmp_path / "mask.png")
+    grey = decode_trusted((tmp_path / "mask.png").read_bytes())
+    assert np.array_equal(grey[..., 0] == 255, report.mask.binary)
 
 
 def test_no_region_is_null_unless_the_verdict_is_tampered(fakes):

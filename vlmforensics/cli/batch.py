@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from types import FrameType
 
 from vlmforensics.batch import (
@@ -25,7 +25,7 @@ from vlmforensics.batch import (
     run_batch,
     write_table,
 )
-from vlmforensics.cli.common import DONE, FAILED, INTERRUPTED, quiet_libraries, stderr
+from vlmforensics.cli.common import DONE, FAILED, INTERRUPTED, quiet_libraries, say_where_pictures_go, stderr
 from vlmforensics.settings import Settings
 
 
@@ -48,6 +48,7 @@ class Options:
 def run(inputs: Sequence[str], settings: Settings, options: Options) -> int:
     """Run the batch and say what came of it on stderr; returns the exit code."""
     quiet_libraries()
+    say_where_pictures_go(settings)
     if options.table is not None:
         check_table(options.table)
     jobs = find_inputs(inputs, exclude=[options.out, *([options.table] if options.table else [])])
@@ -121,6 +122,9 @@ def _summary(options: Options, done: int, failed: int, total: int, inputs: int, 
 def _drain() -> Iterator[Event]:
     """First Ctrl-C or SIGTERM: begin nothing more, finish what is under way. The second ends at once."""
     stopped = Event()
+    if current_thread() is not main_thread():  # only the main thread may handle signals
+        yield stopped
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stopped.is_set():

@@ -85,6 +85,7 @@ def load_assistant(settings: Settings) -> Assistant:
     """Load the model, saying so on stderr where a person watches."""
     quiet_libraries()
     console = stderr()
+    say_where_pictures_go(settings)
     if console.is_terminal:
         with console.status(f"loading {settings.model} …"):
             from vlmforensics.assistant import Assistant
@@ -93,6 +94,12 @@ def load_assistant(settings: Settings) -> Assistant:
     from vlmforensics.assistant import Assistant
 
     return Assistant.load(settings.model, settings=settings)
+
+
+def say_where_pictures_go(settings: Settings) -> None:
+    """A picture never leaves the machine without a word."""
+    if settings.model.startswith(("http://", "https://")):
+        complain(f"pictures are sent to {settings.model}")
 
 
 def quiet_libraries() -> None:
