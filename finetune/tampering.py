@@ -97,7 +97,12 @@ def _poisson(base: Pixels, layer: Pixels, mask: Grey, rng: np.random.Generator) 
     x, y, width, height = cv2.boundingRect(binary)
     centre = (x + width // 2, y + height // 2)
     mode = cv2.MIXED_CLONE if rng.random() < 0.15 else cv2.NORMAL_CLONE
-    return cv2.seamlessClone(layer, base, binary, centre, mode)
+    clone = cv2.seamlessClone(layer, base, binary.copy(), centre, mode)
+    # OpenCV solves for the mask's whole bounding box, so that surroundings drift by some levels: put them back.
+    reach = cv2.GaussianBlur(
+        cv2.dilate(binary, np.ones((3, 3), np.uint8)).astype(np.float32) / 255, (3, 3), 0
+    )
+    return distort.to_uint8(base + reach[..., None] * (clone.astype(np.float32) - base))
 
 
 def _multiband(base: Pixels, layer: Pixels, mask: Grey) -> Pixels:
