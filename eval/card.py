@@ -170,7 +170,8 @@ def measure(data: Path, work: Path, cache: Path) -> dict[str, Any]:
             continue
         found = predictions(rows, calibrations, folds)
         result["variants"][variant] = summarise(found)
-        if variant == "equalised":
+        if "rivals" not in result:
+            result["variant of comparisons"] = variant
             result["rivals"] = _rivals(pictures, folds, cache, rows, found)
             result["ablation"] = _ablation(rows, calibrations, folds)
     return result

@@ -58,9 +58,9 @@ def _variant(name: str, table: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _rivals(rivals: Mapping[str, Any]) -> list[str]:
+def _rivals(rivals: Mapping[str, Any], variant: str) -> list[str]:
     lines = [
-        "### Beside baselines: AUC real against synthetic, equalised, same pictures, same run",
+        f"### Beside baselines: AUC real against synthetic, {variant}, same pictures, same run",
         "",
         "| | AUC | fused verdict | gain, paired, 95 % over families |",
         "|---|---|---|---|",
@@ -71,10 +71,10 @@ def _rivals(rivals: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _ablation(table: Mapping[str, Any]) -> list[str]:
+def _ablation(table: Mapping[str, Any], variant: str) -> list[str]:
     whole = table["all"]
     lines = [
-        "### What each source adds: AUC of the fused verdict without it, equalised",
+        f"### What each source adds: AUC of the fused verdict without it, {variant}",
         "",
         "| without | against synthetic | against tampered |",
         "|---|---|---|",
@@ -86,9 +86,9 @@ def _ablation(table: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _sources(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _sources(rows: Sequence[Mapping[str, Any]], variant: str) -> list[str]:
     lines = [
-        "### By source, equalised",
+        f"### By source, {variant}",
         "",
         "| label | source | n | mean probability of the truth | right | inconclusive | wrong |",
         "|---|---|---|---|---|---|---|",
@@ -134,8 +134,9 @@ def render(result: Mapping[str, Any]) -> str:
     for name, table in result["variants"].items():
         lines += _variant(name, table)
     lines += ["![Reliability diagram](img/reliability.png)", ""]
-    lines += _rivals(result["rivals"]) + _ablation(result["ablation"])
-    lines += _sources(result["variants"]["equalised"]["sources"])
+    variant = result["variant of comparisons"]
+    lines += _rivals(result["rivals"], variant) + _ablation(result["ablation"], variant)
+    lines += _sources(result["variants"][variant]["sources"], variant)
     return "\n".join(lines)
 
 
