@@ -21,6 +21,7 @@ from vlmforensics.finetune.mask_metrics import (
     calibrate,
     false_area,
     localisation,
+    pixel_auc,
     summarise,
 )
 from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, load_mask, load_pixels
@@ -28,7 +29,7 @@ from vlmforensics.finetune.pictures import Picture, held_back
 from vlmforensics.imaging import resize_plane
 from vlmforensics.masks.head import MANIFEST, SCHEMA
 from vlmforensics.masks.network import MaskNetwork
-from vlmforensics.masks.regions import PixelCalibration, find_regions
+from vlmforensics.masks.regions import PixelCalibration, find_regions, to_mask
 from vlmforensics.masks.residuals import ResidualBank, luma_planes
 from vlmforensics.settings import Settings
 from vlmforensics.types import CaseImage, Container, Grey, Pixels
@@ -143,11 +144,18 @@ def evidence_room_noise(pixels: Pixels) -> Grey:
     return found[0].heatmap
 
 
+def centre_map(pixels: Pixels) -> Grey:
+    """No measurement at all: a bump in the middle of the picture, where forgeries tend to be. The least to beat."""
+    y, x = ((np.arange(extent, dtype=np.float32) + 0.5) / extent - 0.5 for extent in pixels.shape[:2])
+    return np.exp(-(y[:, None] ** 2 + x[None] ** 2) / 0.08)
+
+
 CLASSICAL: Mapping[str, MapFunction] = {
+    "centre_prior": centre_map,
     "noise_deviation": noise_map,
     "evidence_room_noise": evidence_room_noise,
 }
-"""Classical maps that a report compares with."""
+"""Maps without training that a report compares with."""
 
 
 def compare_classical(
@@ -216,6 +224,7 @@ def validate(
     report: dict[str, Any] = {
         "calibration_n": len(fitting),
         "made": summarise(testing, calibration),
+        "made_ablation": ablation(network, cache, range(half, made)),
         "found_forgeries": summarise(found, calibration),
         "found_forgeries_by_source": by_source(found, calibration),
         "found_untouched_unseen_sources": false_area([item.mask(calibration).binary for item in clean]),
@@ -228,6 +237,33 @@ def validate(
         files = _loaded(known, settings)
         report["classical_found_forgeries"] = compare_classical(maps, pairs[:half], files)
     return calibration, report
+
+
+def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -> dict[str, Any]:
+    """Mean pixel AUC on made forgeries with everything, without the tower, and with grey pixels (tower alone)."""
+    network.eval()
+    scores: dict[str, list[float]] = {"everything": [], "pixels_alone": [], "tower_alone": []}
+    for index in indices:
+        sample = cache[index]
+        if not sample.tampered:
+            continue
+        values = {layer: values.astype(np.float32) for layer, values in sample.patches.items()}
+        grey = np.full_like(sample.pixels, 128)
+        height, width = sample.mask.shape
+        inputs = {
+            "everything": (sample.pixels, values),
+            "pixels_alone": (sample.pixels, None),
+            "tower_alone": (grey, values),
+        }
+        for name, (pixels, patches) in inputs.items():
+            with torch.inference_mode():
+                logits = network(pixels, patches=patches).mask.float().cpu().numpy()
+            soft = to_mask(logits, 0.0, width, height, PixelCalibration()).soft
+            scores[name].append(pixel_auc(soft, sample.mask))
+    found: dict[str, Any] = {
+        name: round(float(np.mean(values)), 4) for name, values in scores.items() if values
+    }
+    return {"n": len(scores["everything"]), **found}
 
 
 def by_source(scored: Sequence[Scored], calibration: PixelCalibration) -> dict[str, Any]:

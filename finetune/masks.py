@@ -62,7 +62,10 @@ class MaskTraining:
         rate: peak learning rate; linear warm-up over 3 % of the steps, then cosine to 2 % of it.
         decay: weight decay (AdamW).
         seed: of samples, initial weights and order.
-        tower_dropout: share of samples whose tower features are withheld, for backbones without a tower.
+        encoder_tower_dropout: share of samples of the first phase whose tower features are withheld: the tower
+            knows what catches the eye and where the middle is, and a network that gets it from the start learns
+            that instead of traces.
+        tower_dropout: the same in the second phase, for backbones without a tower.
         prompt_share: share of samples of the second phase that come with a click or a box.
         save_every: steps between checkpoints.
         threads: torch threads; 0 = as torch chooses.
@@ -77,6 +80,7 @@ class MaskTraining:
     rate: float = 1e-3
     decay: float = 0.02
     seed: int = 0
+    encoder_tower_dropout: float = 0.7
     tower_dropout: float = 0.15
     prompt_share: float = 0.25
     save_every: int = 100
@@ -156,7 +160,7 @@ def sample_loss(
 ) -> Tensor:
     """Loss of one sample: of the encoder alone, or of the whole network."""
     patches = None
-    if rng.random() >= config.tower_dropout:
+    if rng.random() >= (config.tower_dropout if whole else config.encoder_tower_dropout):
         patches = {layer: values.astype(np.float32) for layer, values in sample.patches.items()}
     embedding, coarse = network.embed(sample.pixels, patches, None)
     if not whole:
