@@ -29,6 +29,7 @@ SOURCES: tuple[str, ...] = (
     "vlmforensics.signals.noise:NoiseInconsistency",
     "vlmforensics.signals.spectrum:Spectrum",
     "vlmforensics.signals.upsampling:Upsampling",
+    "vlmforensics.signals.cooccurrence:Cooccurrence",
 )
 """``module:Class`` of every source of the house, in the order in which a report lists them."""
 
