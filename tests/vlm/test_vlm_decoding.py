@@ -7,6 +7,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from vlmforensics.vlm.decoding import (  # noqa: E402
     PieceDecoder,
+    in_a_loop,
     split_prefix,
     stream_greedily,
     without_leading,
@@ -96,6 +97,29 @@ def test_the_limit_holds(tokenizer):
     pieces = stream_greedily(step, [1], PieceDecoder(tokenizer), ends=[299], banned=[7], max_new_tokens=3)
     assert "".join(pieces) == "abc"
     assert len(fed) == 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loops"),
+    [
+        ([1, 2, 3, *[9, 8, 7, 6, 5, 4, 3, 2] * 3], True),
+        ([9, 8, 7, 6, 5, 4, 3, 2] * 3 + [1], False),
+        ([5] * 24, True),
+        ([5] * 23, False),
+        (list(range(20)) * 2, False),
+        (list(range(30)) * 3, True),
+        ([], False),
+    ],
+)
+def test_a_phrase_said_three_times_running_is_a_loop(tokens, loops):
+    assert in_a_loop(tokens) == loops
+
+
+def test_a_model_in_a_loop_is_ended(tokenizer):
+    step, fed = walk(tokenizer.encode("and so " * 30))
+    pieces = stream_greedily(step, [1], PieceDecoder(tokenizer), ends=[299], banned=[7], max_new_tokens=200)
+    assert "".join(pieces) == "and so " * 4
+    assert len(fed) == 28
 
 
 def test_spaces_between_prefix_and_reply_are_neither_lost_nor_doubled():

@@ -50,7 +50,7 @@ class Tokens:
             ids[name] = int(pieces[0])
         if ids[layout.IMAGE_TOKEN] != image_token_id:
             raise WeightsCorrupt("tokenizer and model disagree on the id of <image>")
-        return cls(
+        made = cls(
             tokenizer=tokenizer,
             image=ids[layout.IMAGE_TOKEN],
             cls=ids[layout.CLS_TOKEN],
@@ -58,10 +58,10 @@ class Tokens:
             turn_start=ids[layout.TURN_START],
             turn_end=ids[layout.TURN_END],
             pad=ids[layout.PAD_TOKEN],
-            control=tuple(sorted(tokenizer.all_special_ids_extended))
-            if hasattr(tokenizer, "all_special_ids_extended")
-            else tuple(sorted(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)),
+            control=tuple(sorted(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)),
         )
+        made.text("")  # switches the tokenizer to plain text now, not while two threads use it
+        return made
 
     def text(self, text: str) -> list[int]:
         """Ids of plain text: ``<image>`` or ``<|im_end|>`` in it stay the characters that they are."""

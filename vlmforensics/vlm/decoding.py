@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 REPLACEMENT = "�"
+LONGEST_LOOP = 32
+"""Tokens of the longest phrase whose repetition is noticed."""
+LOOP_TOKENS = 24
+"""Tokens that a repetition must fill, thrice over, to count as one: lists and numbers repeat harmlessly."""
 Step = Callable[[Sequence[int]], torch.Tensor]
 """Feeds token ids to the model after all that it has seen; returns the logits (V,) of the next token."""
 
@@ -61,7 +65,9 @@ def stream_greedily(
     max_new_tokens: int,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[str]:
-    """Yield text greedily until an end token, ``max_new_tokens`` or ``stop()``.
+    """Yield text greedily until an end token, ``max_new_tokens``, ``stop()`` or a loop.
+
+    A small model that decodes greedily and has begun to repeat a phrase never leaves the loop.
 
     Args:
         step: the model.
@@ -75,7 +81,7 @@ def stream_greedily(
     if stop is not None and stop():
         return
     never = sorted(set(banned) - set(ends))
-    feed = list(prompt)
+    feed, said = list(prompt), list[int]()
     for _ in range(max_new_tokens):
         logits = step(feed).clone()  # a tensor of inference mode may not be written to
         logits[never] = float("-inf")
@@ -85,12 +91,27 @@ def stream_greedily(
         piece = decoder.push(token)
         if piece:
             yield piece
+        said.append(token)
+        if in_a_loop(said):
+            break
         if stop is not None and stop():
             break
         feed = [token]
     tail = decoder.finish()
     if tail:
         yield tail
+
+
+def in_a_loop(tokens: Sequence[int]) -> bool:
+    """Whether the sequence ends in the same phrase three times running, over at least ``LOOP_TOKENS`` tokens."""
+    for period in range(1, LONGEST_LOOP + 1):
+        times = max(3, -(-LOOP_TOKENS // period))
+        if len(tokens) < times * period:
+            continue
+        tail = list(tokens[-times * period :])
+        if tail[period:] == tail[:-period]:
+            return True
+    return False
 
 
 def split_prefix(prefix: str) -> tuple[str, str]:
