@@ -337,10 +337,11 @@ class Page:
 
 
 def build_app(
-    assistant_loader: Callable[[], Assistant], settings: Settings, sessions: Sessions | None = None
+    assistant_loader: Callable[[], Assistant] | Model, settings: Settings, sessions: Sessions | None = None
 ) -> gr.Blocks:
-    """Build the page; see ``vlmforensics.ui.build_app``."""
-    return Page(Model(assistant_loader), sessions or Sessions(), settings).build()
+    """Build the page; see ``vlmforensics.ui.build_app``. A ``Model`` is started by the caller, in its own time."""
+    model = assistant_loader if isinstance(assistant_loader, Model) else Model(assistant_loader).start()
+    return Page(model, sessions or Sessions(), settings).build()
 
 
 def _key(request: gr.Request) -> str:

@@ -33,7 +33,7 @@ class Model:
     One thread loads it and then does all runs in turn: the networks keep their pool of threads, and no two runs meet.
 
     Args:
-        loader: makes the assistant; called once, in that thread.
+        loader: makes the assistant; called once, in that thread, after ``start``.
     """
 
     def __init__(self, loader: Callable[[], Assistant]) -> None:
@@ -42,7 +42,12 @@ class Model:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._assistant: Assistant | None = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._work, name="vlmforensics-model", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="vlmforensics-model", daemon=True)
+
+    def start(self) -> Model:
+        """Begin to load; returns itself."""
+        self._thread.start()
+        return self
 
     def _work(self) -> None:
         self._load()

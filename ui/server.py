@@ -161,6 +161,7 @@ def _serve_until_told(
     loader: Callable[[], Assistant],
 ) -> None:
     from vlmforensics.ui.app import build_app
+    from vlmforensics.ui.flow import Model
     from vlmforensics.ui.state import Sessions
 
     done = threading.Event()
@@ -169,8 +170,11 @@ def _serve_until_told(
     }
     sessions = Sessions()
     try:
-        blocks = build_app(loader, settings, sessions)
+        model = Model(loader)
+        blocks = build_app(model, settings, sessions)
         address = launch(blocks, settings, host, port, auth=auth, root_path=root_path)
+        # Only now: importing the networks beside gradio would keep the page waiting.
+        model.start()
         _say(f"vlmforensics is served on {address}  (Ctrl-C ends it)")
         done.wait()
         _say("\nStopping…")

@@ -25,7 +25,9 @@ def assistant(fake_assistant):
 
 
 def test_stages_come_before_the_report(assistant, pictures):
-    *stages, report = Model(lambda: assistant).examine(pictures("a.jpg"), "mine.jpg", threading.Event())
+    *stages, report = (
+        Model(lambda: assistant).start().examine(pictures("a.jpg"), "mine.jpg", threading.Event())
+    )
     assert isinstance(report, Report)
     assert report.file == "mine.jpg"
     assert [stage for stage in stages if stage != "loading"] == [
@@ -35,7 +37,7 @@ def test_stages_come_before_the_report(assistant, pictures):
 
 def test_a_picture_may_come_before_the_model(assistant, pictures):
     there = threading.Event()
-    model = Model(lambda: there.wait(10) and assistant)
+    model = Model(lambda: there.wait(10) and assistant).start()
     assert model.state == "loading"
     items = model.examine(pictures("a.jpg"), "a.jpg", threading.Event())
     assert next(items) == "loading"
@@ -54,14 +56,14 @@ def test_a_model_that_cannot_load_says_so(pictures, error, said):
     def loader():
         raise error
 
-    model = Model(loader)
+    model = Model(loader).start()
     with pytest.raises(WeightsUnavailable, match=said):
         list(model.examine(pictures("a.jpg"), "a.jpg", threading.Event()))
     assert model.state == "failed"
 
 
 def test_stop_ends_an_examination_and_text(assistant, pictures):
-    model = Model(lambda: assistant)
+    model = Model(lambda: assistant).start()
     stop = threading.Event()
     items = model.examine(pictures("a.jpg"), "a.jpg", stop)
     next(items)
@@ -78,7 +80,7 @@ def test_stop_ends_an_examination_and_text(assistant, pictures):
 
 
 def test_a_visitor_who_leaves_frees_the_model(assistant, pictures):
-    model = Model(lambda: assistant)
+    model = Model(lambda: assistant).start()
     *_, report = model.examine(pictures("a.jpg"), "a.jpg", threading.Event())
     assistant.word_seconds = 0.05
     pieces = model.explain(report, threading.Event())
@@ -158,7 +160,7 @@ def test_text_has_contrast(scheme):
 def test_stop_does_not_wait_for_a_long_stage(assistant, pictures):
     assistant.stage_seconds = 3
     stop = threading.Event()
-    items = Model(lambda: assistant).examine(pictures("a.jpg"), "a.jpg", stop)
+    items = Model(lambda: assistant).start().examine(pictures("a.jpg"), "a.jpg", stop)
     while next(items) != "decoding":
         pass
     stop.set()
