@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+HEADLINE_BEGIN, HEADLINE_END = "<!-- headline: begin -->", "<!-- headline: end -->"
 NAMES = {
     "equalised": "Unseen sources, equalised (centre square, 448 px, JPEG 90)",
     "raw": "Unseen sources, files as found",
@@ -140,12 +141,32 @@ def render(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headline(result: Mapping[str, Any]) -> str:
+    """The README's few lines."""
+    variant = result["variant of comparisons"]
+    table, probe = result["variants"][variant], result["rivals"]["linear probe"]
+    n = table["n"]
+    chain = NAMES[variant].split(", ", 1)[1]
+    return (
+        f"On {n['real']} real, {n['synthetic']} synthetic and {n['tampered']} tampered pictures of unseen sources "
+        f"({chain}): AUC real against synthetic {_interval(table['real against synthetic'])} "
+        f"(a linear probe on the bare tower: {probe['other']:.3f}), real against tampered "
+        f"{_interval(table['real against tampered'])}; real pictures accused: {_share(table['false accusations'])}; "
+        f"decided: {100 * table['coverage']:.1f} %, of which right: {_share(table['right of decided'])}; expected "
+        f"calibration error {table['ece']:.3f}.\n"
+    )
+
+
+def _put(file: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two markers; the text around them is written by hand."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    file.write_text(f"{before}{begin}\n{text}{end}{after}", encoding="utf-8")
+
+
 def write_card(figures: Path, docs: Path) -> None:
-    """Put the tables between the markers of ``model-card.md``; the text around them is written by hand."""
+    """Put the tables into ``model-card.md`` and the headline into the README beside the folder of docs."""
     result = json.loads(figures.read_text(encoding="utf-8"))
-    card = docs / "model-card.md"
-    text = card.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    card.write_text(f"{before}{BEGIN}\n{render(result)}{END}{after}", encoding="utf-8")
+    _put(docs / "model-card.md", BEGIN, END, render(result))
+    _put(docs.parent / "README.md", HEADLINE_BEGIN, HEADLINE_END, headline(result))
     draw_reliability(result, docs / "img" / "reliability.png")
