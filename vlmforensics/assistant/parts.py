@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -134,6 +136,17 @@ def describe(parts: Parts, settings: Settings) -> ModelInfo:
     )
 
 
+def let_threads_sleep() -> None:
+    """Make OpenMP's threads sleep while they wait for one another, where torch is not loaded yet.
+
+    By default they spin. Our signals compute beside the networks, so on a small or busy machine the spinning
+    threads keep the very thread from running that they wait for: on two cores with other work, examining one
+    picture was 20 times as slow. A policy that the user chose is left alone.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def load_parts(model: str, settings: Settings) -> Parts:
     """Load the real parts: the backbone by name; the local witnesses are the same beside every backbone.
 
@@ -148,6 +161,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
     from vlmforensics.signals import load_sources
 
     calibration = Calibration.load(settings.calibration)
+    let_threads_sleep()
     try:
         from vlmforensics.blending import BlendingDetector
         from vlmforensics.compact.assembly import build_base

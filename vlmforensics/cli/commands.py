@@ -20,6 +20,7 @@ from vlmforensics.cli.common import (
     SettingsFile,
     complain,
     guarded,
+    quiet_libraries,
     set_up_logging,
     settings_of,
 )
@@ -166,8 +167,6 @@ def ui(
     settings_file: SettingsFile = None,
 ) -> None:
     """Serve the chat page on this machine."""
-    from vlmforensics.cli.common import quiet_libraries
-
     quiet_libraries()
     settings = settings_of(
         file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
@@ -264,6 +263,7 @@ def _forward(room: str, arguments: list[str]) -> int:
     if find_spec(f"vlmforensics.{room}") is None or find_spec(name) is None:
         complain(f"this installation has no {room} commands")
         return 2
+    quiet_libraries()
     inner: typer.Typer = import_module(name).app
     try:
         inner(arguments, prog_name=f"vlmforensics {room}")

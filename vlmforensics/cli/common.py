@@ -103,7 +103,8 @@ def say_where_pictures_go(settings: Settings) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of our output."""
+    """Keep the libraries' progress bars and advice out of our output, and their threads from spinning."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see assistant.parts.let_threads_sleep
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
