@@ -110,7 +110,9 @@ class Memory:
                 raise FileNotFoundError(sample.picture.path)
             self.patches[i] = found["patches"]
 
-    def batch(self, rows: Sequence[int], kept: np.ndarray | None = None) -> torch.Tensor:
+    def batch(
+        self, rows: Sequence[int] | np.ndarray[Any, Any], kept: np.ndarray | None = None
+    ) -> torch.Tensor:
         """float32 (B, tokens, 1536); ``kept`` holds indices of the tokens to keep, ascending."""
         part = self.patches[list(rows)]
         return torch.from_numpy(part if kept is None else part[:, kept]).float()

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 
 from vlmforensics.imaging import decode_trusted, encode
+from vlmforensics.imaging.codec import Subsampling
 from vlmforensics.types import Grey, Pixels
 
 _INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST)
-_SUBSAMPLING = ("4:2:0", "4:4:4")
+_SUBSAMPLING: tuple[Subsampling, ...] = ("4:2:0", "4:4:4")
 
 
 def to_uint8(values: np.ndarray) -> Pixels:

@@ -186,7 +186,6 @@ def calibrate(scored: Sequence[Scored], seed: int = 0, pixels: int = 400) -> Pix
     slope, presence, bias = _logistic(np.concatenate(rows), np.concatenate(labels))
     whole = np.array([[item.presence, top_logit(item.logits.astype(np.float32)), 1.0] for item in scored])
     head, top, constant = _logistic(whole, np.array([item.tampered for item in scored]))
-    # A negative slope would mean that the network has learnt nothing; never invert a map.
     fitted = PixelCalibration(
         slope=max(slope, 1e-3),
         presence=presence,
@@ -212,7 +211,7 @@ def choose_threshold(scored: Sequence[Scored], calibration: PixelCalibration) ->
 
 
 def _logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Coefficients of a logistic regression with a faint ridge; ``features`` include the constant."""
+    """Non-negative slopes and the constant (last column) of a logistic regression with a faint ridge."""
     signs = np.where(labels, 1.0, -1.0)
 
     def cost(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -220,5 +219,7 @@ def _logistic(features: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple
         gradient = -(features * (signs * expit(-margins))[:, None]).mean(axis=0) + 1e-4 * weights
         return float(np.logaddexp(0, -margins).mean() + 5e-5 * weights @ weights), gradient
 
-    found = minimize(cost, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B")
+    # A negative slope would turn a trace into its opposite: what has not been learnt counts for nothing instead.
+    bounds = [(0.0, None)] * (features.shape[1] - 1) + [(None, None)]
+    found = minimize(cost, np.zeros(features.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
     return tuple(round(float(value), 5) for value in found.x)

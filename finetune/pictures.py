@@ -18,6 +18,7 @@ import numpy as np
 
 from vlmforensics.errors import SettingsError
 from vlmforensics.imaging import decode_trusted, encode, resize
+from vlmforensics.imaging.codec import Subsampling
 from vlmforensics.types import LABELS, Label, Pixels
 
 EQUAL_SIDE = 448
@@ -152,7 +153,8 @@ def augmented_file(pixels: Pixels, rng: np.random.Generator, *, crop: bool = Tru
     pixels = np.ascontiguousarray(_rescaled(np.ascontiguousarray(pixels), rng))
     draw = rng.random()
     if draw < 0.8:
-        quality, subsampling = int(rng.integers(60, 98)), ("4:4:4", "4:2:0", "4:2:0")[rng.integers(3)]
+        quality = int(rng.integers(60, 98))
+        subsampling: Subsampling = "4:4:4" if rng.integers(3) == 0 else "4:2:0"
         file = encode(pixels, "JPEG", quality=quality, subsampling=subsampling)
         if rng.random() < 0.25:
             file = encode(decode_trusted(file), "JPEG", quality=int(rng.integers(70, 96)))

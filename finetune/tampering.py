@@ -191,7 +191,7 @@ def _swap(result: tuple[Pixels, Grey, str], kind: str = "self-blend") -> tuple[P
 
 def _paste(pixels: Pixels, donor: Pixels, rng: np.random.Generator) -> Tampered:
     mask, shape = draw(pixels, rng)
-    layer = _fit_donor(donor, *pixels.shape[:2], rng)
+    layer = _fit_donor(donor, pixels.shape[0], pixels.shape[1], rng)
     if rng.random() < 0.5:
         layer = _match_colours(layer, pixels, mask)
     if rng.random() < 0.5:
@@ -272,7 +272,7 @@ def _colour(pixels: Pixels, donor: Pixels, rng: np.random.Generator) -> Tampered
 
 def _multiband_paste(pixels: Pixels, donor: Pixels, rng: np.random.Generator) -> Tampered:
     mask, shape = draw(pixels, rng)
-    layer = _match_colours(_fit_donor(donor, *pixels.shape[:2], rng), pixels, mask)
+    layer = _match_colours(_fit_donor(donor, pixels.shape[0], pixels.shape[1], rng), pixels, mask)
     return Tampered(*_swap(_composite(pixels, layer, mask, rng, "multiband"), "multiband-paste"), shape=shape)
 
 

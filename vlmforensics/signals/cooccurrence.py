@@ -71,14 +71,15 @@ def _run_counts(levels: Levels) -> NDArray[np.float64]:
     left = levels[:, :width] * three + levels[:, 1 : width + 1]
     right = levels[:, 2 : width + 2] * three + levels[:, 3 : width + 3]
     index, classes = _classes(4)
-    return np.bincount(index, _count(left * nine + right, 81), classes)
+    return np.asarray(np.bincount(index, _count(left * nine + right, 81), classes), dtype=np.float64)
 
 
 def _colour_counts(rgb: NDArray[np.float32], order: int, step: float) -> NDArray[np.float64]:
     """Counts of joint levels (R, G, B), change of sign and of R with B being one class: float64 (10,)."""
     red, green, blue = (_levels(np.ascontiguousarray(rgb[..., c]), order, step) for c in range(3))
     index, classes = _classes(3)
-    return np.bincount(index, _count((red * np.uint8(3) + green) * np.uint8(3) + blue, 27), classes)
+    counts = _count((red * np.uint8(3) + green) * np.uint8(3) + blue, 27)
+    return np.asarray(np.bincount(index, counts, classes), dtype=np.float64)
 
 
 def cooccurrence_features(pixels: Pixels) -> NDArray[np.float32]:
