@@ -36,3 +36,23 @@ def test_looks_and_narrations_from_threads_equal_those_in_turn(backbone):
         assert np.allclose(whole.log_probs, whole2.log_probs, atol=1e-4)
         assert np.allclose(whole.seg, whole2.seg, atol=1e-3)
         assert text == text2
+
+
+def test_the_loaded_model_has_its_adapter_folded_in_and_says_the_same(backbone):
+    from vlmforensics.compact import load
+    from vlmforensics.compact.assembly import build_base
+    from vlmforensics.compact.backbone import CompactBackbone
+    from vlmforensics.compact.shipped import DATA, load_into, read_manifest
+
+    picture = np.random.default_rng(1).integers(0, 255, (100, 120, 3), dtype=np.uint8)
+    parts = build_base()
+    load_into(parts, DATA, read_manifest(DATA))
+    apart, folded = CompactBackbone(parts, "0", "0" * 64), load()
+    assert type(folded.parts.model).__name__ == "LlavaForConditionalGeneration"
+    looks = [model.look(picture) for model in (apart, folded)]
+    assert np.allclose(looks[0].log_probs, looks[1].log_probs, atol=1e-4)
+    texts = [
+        "".join(model.narrate(look, "Describe the picture.", max_new_tokens=6))
+        for model, look in zip((apart, folded), looks, strict=True)
+    ]
+    assert texts[0] == texts[1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from vlmforensics.batch.inputs import Job
 from vlmforensics.batch.local import default_workers
+from vlmforensics.batch.process import prepare_process
 from vlmforensics.batch.work import Record, Work, WorkFactory
 from vlmforensics.errors import MissingExtra
 
@@ -32,6 +33,7 @@ class _Actor:
     """Holds one worker; its rows are bytes and text only, so that any file name survives the trip."""
 
     def __init__(self, factory: WorkFactory) -> None:
+        prepare_process()
         self._work: Work = factory()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from vlmforensics.batch import (
     run_batch,
     write_table,
 )
-from vlmforensics.cli.common import DONE, FAILED, INTERRUPTED, quiet_libraries, say_where_pictures_go, stderr
+from vlmforensics.batch.process import prepare_process
+from vlmforensics.cli.common import DONE, FAILED, INTERRUPTED, say_where_pictures_go, stderr
 from vlmforensics.settings import Settings
 
 
@@ -47,7 +48,7 @@ class Options:
 
 def run(inputs: Sequence[str], settings: Settings, options: Options) -> int:
     """Run the batch and say what came of it on stderr; returns the exit code."""
-    quiet_libraries()
+    prepare_process()
     say_where_pictures_go(settings)
     if options.table is not None:
         check_table(options.table)

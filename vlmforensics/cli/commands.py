@@ -20,7 +20,6 @@ from vlmforensics.cli.common import (
     SettingsFile,
     complain,
     guarded,
-    quiet_libraries,
     set_up_logging,
     settings_of,
 )
@@ -167,7 +166,9 @@ def ui(
     settings_file: SettingsFile = None,
 ) -> None:
     """Serve the chat page on this machine."""
-    quiet_libraries()
+    from vlmforensics.batch.process import prepare_process
+
+    prepare_process()
     settings = settings_of(
         file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
     )
@@ -263,7 +264,9 @@ def _forward(room: str, arguments: list[str]) -> int:
     if find_spec(f"vlmforensics.{room}") is None or find_spec(name) is None:
         complain(f"this installation has no {room} commands")
         return 2
-    quiet_libraries()
+    from vlmforensics.batch.process import prepare_process
+
+    prepare_process()
     inner: typer.Typer = import_module(name).app
     try:
         inner(arguments, prog_name=f"vlmforensics {room}")

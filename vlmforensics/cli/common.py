@@ -83,7 +83,9 @@ def settings_of(
 
 def load_assistant(settings: Settings) -> Assistant:
     """Load the model, saying so on stderr where a person watches."""
-    quiet_libraries()
+    from vlmforensics.batch.process import prepare_process
+
+    prepare_process()
     console = stderr()
     say_where_pictures_go(settings)
     if console.is_terminal:
@@ -100,14 +102,6 @@ def say_where_pictures_go(settings: Settings) -> None:
     """A picture never leaves the machine without a word."""
     if settings.model.startswith(("http://", "https://")):
         complain(f"pictures are sent to {settings.model}")
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' progress bars and advice out of our output, and their threads from spinning."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see assistant.parts.let_threads_sleep
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def stdout() -> Console:

@@ -1,0 +1,45 @@
+"""What a process of ours sets for itself, and that a user's choice stands."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = "import os; from vlmforensics.batch.process import prepare_process; prepare_process(); "
+
+
+def run(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", CODE + code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_users_waiting_policy_stands():
+    assert run("print(os.environ['OMP_WAIT_POLICY'])", OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+
+
+def test_nothing_heavy_is_imported_before_the_policy_is_set():
+    code = "import sys; import vlmforensics.batch; print([n for n in ('torch', 'ray') if n in sys.modules])"
+    assert run(code) == "[]"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_freed_memory_stays_with_the_process():
+    code = (
+        "import resource, threading, numpy as np\n"
+        "def work():\n"
+        "    for _ in range(300): np.ones(1 << 18)\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(faults())"
+    )
+    # 300 arrays of 2 MiB are 153,600 pages if each is fetched anew
+    assert int(run(code)) < 20_000
