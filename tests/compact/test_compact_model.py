@@ -60,12 +60,14 @@ def adapted(parts):
     own.tower = copy.copy(parts.tower)
     own.tower.module = own.model.model.vision_tower
     own.head = copy.deepcopy(parts.head)
-    assembly.add_adapter(own, assembly.adapter_config(own.tokens, rank=4, layers=range(30)))
+    with torch.random.fork_rng(devices=[]):  # LoRA's A matrices are drawn from the global generator
+        torch.manual_seed(0)
+        assembly.add_adapter(own, assembly.adapter_config(own.tokens, rank=4, layers=range(30)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in own.model.named_parameters():
             if "lora_B" in name:
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.03)
             if "trainable_tokens_delta" in name:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.2)
     return own

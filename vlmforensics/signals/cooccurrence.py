@@ -24,9 +24,9 @@ from vlmforensics.signals.maps import luma, too_small
 from vlmforensics.signals.spectrum_features import MIN_SIDE, native_crops
 from vlmforensics.types import CaseImage, Evidence, Grey, Pixels
 
-RUNS = ((3, 8.0), (3, 2.0), (2, 2.0))
+RUNS = ((3, 8.0), (3, 20.0), (2, 2.0))
 """(order of the difference, step in grey levels) of the runs on luma; a level is "zero" within half a step."""
-COLOURS = ((2, 2.0), (2, 4.0))
+COLOURS = ((2, 2.0), (1, 1.0))
 """The same for the joint levels of R, G, B."""
 _FLOOR = 1e-4  # added to frequencies before the logarithm
 
