@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vlmforensics.eval import trust
+
 app = typer.Typer(no_args_is_help=True, help="Measure the assistant.", pretty_exceptions_enable=False)
 ROOT = Path(__file__).resolve().parent
 
@@ -42,6 +44,8 @@ def page(docs: Annotated[Path, typer.Option(help="Where model-card.md goes.")] =
 
     write_card(ROOT / "results" / "compact.json", docs)
 
+
+trust.add_commands(app)
 
 if __name__ == "__main__":
     app()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import jsonschema
 import pytest
@@ -35,21 +34,17 @@ def picture(fakes, tmp_path):
     return fakes.write(tmp_path / "photo.jpg")
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom vlmforensics.cli import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
         "heavy = ('torch', 'transformers', 'gradio', 'ray', 'numpy', 'scipy', 'cv2')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
     for command in ("examine", "batch", "chat", "ui", "report", "models", "doctor", "finetune", "eval"):
         assert command in done.stdout
-    assert (
-        time.perf_counter() - start < 5
-    )  # loose here: the machine may be busy; alone it takes a third of a second
 
 
 def test_version():

