@@ -207,7 +207,9 @@ class Recipe(_Part):
             if bool(getattr(self.loss, part)) != bool(getattr(self.heads, part)):
                 raise ValueError(f"heads.{part} and loss.{part} must be given together, or neither")
         if self.learn.language == "full" and self.memory.quantisation != "none":
-            raise ValueError("a quantised language model can't be trained in full; use LoRA or quantisation none")
+            raise ValueError(
+                "a quantised language model can't be trained in full; use LoRA or quantisation none"
+            )
         return self
 
 

@@ -23,14 +23,12 @@ from vlmforensics.vlm.decoding import PieceDecoder, split_prefix, stream_greedil
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.vlm.memory import free_bytes, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES, Profile, profile_of
-from vlmforensics.vlm.prompts import clean_hints, defuse
+from vlmforensics.vlm.prompts import clean_hints, defuse, user_turn
 from vlmforensics.vlm.quiet import quiet_transformers
 
 __all__ = ["PROFILES", "LlavaBackbone", "base_of_adapter"]
 
 log = logging.getLogger(__name__)
-PLAIN_TEMPLATE = "USER: {image}\n{text} ASSISTANT:"
-"""For checkpoints that carry no chat template; the wording LLaVA-1.5 was trained with."""
 
 
 @dataclass(eq=False)
@@ -192,17 +190,7 @@ class LlavaBackbone:
 
     def _prompt(self, text: str) -> str:
         """The whole user's turn and the start of the reply; ``text`` can't forge a control token."""
-        safe = defuse(text, self._control)
-        if self.profile.raw:
-            return f"{self._image}{safe}"
-        if not getattr(self.processor, "chat_template", None):
-            return PLAIN_TEMPLATE.format(image=self._image, text=safe)
-        content = [{"type": "image"}, {"type": "text", "text": safe}]
-        messages = [{"role": "user", "content": content}]
-        rendered = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        if rendered.count(self._image) != 1:
-            raise ModelError(f"the chat template of {self.name} does not place exactly one picture")
-        return str(rendered)
+        return user_turn(self.processor, text, image=self._image, control=self._control, raw=self.profile.raw)
 
     def _join(self, prefix: str) -> str:
         """The forced beginning of the reply as it stands after the prompt."""

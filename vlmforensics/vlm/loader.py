@@ -101,9 +101,13 @@ def _local(folder: Path, settings: Settings) -> Backbone:
         base = base_of_adapter(folder)
         entry = next((e for n, e in BACKBONES.items() if e.kind == "hub" and base in (n, e.target)), None)
         if entry is not None:
-            from vlmforensics.vlm.llava import PROFILES
+            from vlmforensics.vlm.profiles import NOTE, PROFILES, profile_of
 
-            found, profile = hub_folder(base, entry, settings), PROFILES[entry.profile]
+            noted = (folder / NOTE).is_file()  # an adapter is asked as it was trained, not as its base was
+            found, profile = (
+                hub_folder(base, entry, settings),
+                profile_of(folder) if noted else PROFILES[entry.profile],
+            )
             return LlavaBackbone.load(found, settings, name=folder.name, profile=profile, adapter=folder)
         if not Path(base).is_dir():
             raise WeightsUnavailable(f"the adapter in {folder} belongs to {base!r}, which is not here")

@@ -59,6 +59,21 @@ PROFILES: Mapping[str, Profile] = {
         prefix="The picture is",
         words={" real": ("real",), " synthetic": ("synthetic",), " tampered": ("tampered",)},
     ),
+    # What our own recipes train: the verdict sentence first, then the explanation.
+    "explained": Profile(
+        name="explained",
+        question=QUESTION,
+        prefix="The picture is",
+        words={" real": ("real",), " synthetic": ("synthetic",), " tampered": ("tampered",)},
+    ),
+    # Chen et al. 2024, X²-DFD: a yes-no question whose answers begin "This image is real/fake", detector sentences
+    # after it. Its fixed fourth token is found here by the words themselves.
+    "x2dfd": Profile(
+        name="x2dfd",
+        question="Is this image real or fake?",
+        prefix="This image is",
+        words={" real": ("real",), " fake": ("synthetic", "tampered")},
+    ),
     # As published: the raw question right after the picture, no chat template (with one, real pictures flip to
     # fake), answers that begin "This is a real/fake image", and the processor's own crop. Wen et al. 2025,
     # Spot the Fake (FakeVLM). Its "fake" covers whole generation and face swaps alike.
