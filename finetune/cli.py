@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vlmforensics.finetune import data_cli
+
 app = typer.Typer(
     no_args_is_help=True, help="Train and calibrate on labelled pictures.", pretty_exceptions_enable=False
 )
@@ -202,6 +204,8 @@ def calibrate(
     calibration.save(target)
     typer.echo(f"wrote {target}: {calibration.origin['examples']}, quality {calibration.quality}")
 
+
+data_cli.add_to(app)
 
 if __name__ == "__main__":
     app()

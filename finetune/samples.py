@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,6 +152,37 @@ def import_fakeclue(file: Path, images: Path, *, hash_pictures: bool = True) -> 
         Wen et al. 2025, Spot the Fake: Large Multimodal Model-Based Synthetic Image Detection with Artifact
         Explanation (FakeVLM, FakeClue).
     """
+    for record in fakeclue_records(file):
+        path = images / record.image
+        key = hashlib.sha256(record.image.encode()).hexdigest()
+        yield Sample(
+            image=path,
+            sha256=digest(path) if hash_pictures else key,
+            label=fakeclue_label(record.label, record.category),
+            source=record.image.split("/")[0],
+            category=record.category,
+            prompt=record.question,
+            answer=record.answer,
+        )
+
+
+@dataclass(frozen=True)
+class FakeClueRecord:
+    """One record of FakeClue's JSON: ``label`` is 1 for real and 0 for fake; texts without the image token."""
+
+    image: str
+    label: int
+    category: str
+    question: str
+    answer: str
+
+
+def fakeclue_records(file: Path) -> Iterator[FakeClueRecord]:
+    """Records of a JSON file in FakeClue's layout, in the file's order.
+
+    Raises:
+        SettingsError: the file is not in that layout; names the record.
+    """
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -159,27 +191,23 @@ def import_fakeclue(file: Path, images: Path, *, hash_pictures: bool = True) -> 
         raise SettingsError(f"{file} is not in FakeClue's layout: it must be a list of records")
     for number, record in enumerate(records):
         try:
-            label, category = int(record["label"]), str(record.get("cate", ""))
             turns = {str(turn["from"]): str(turn["value"]) for turn in record["conversations"]}
-            path = images / str(record["image"])
-            asked, answer = turns["human"], turns["gpt"]
+            read = FakeClueRecord(
+                image=str(record["image"]),
+                label=int(record["label"]),
+                category=str(record.get("cate", "")),
+                question=turns["human"].replace("<image>", "").strip(),
+                answer=turns["gpt"].replace("<image>", "").strip(),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SettingsError(
                 f"{file}, record {number}: not in FakeClue's layout (image, label, cate, conversations): {error!r}"
             ) from error
-        if label not in (0, 1):
-            raise SettingsError(f"{file}, record {number}: label {label} is neither 1 (real) nor 0 (fake)")
-        yield Sample(
-            image=path,
-            sha256=digest(path)
-            if hash_pictures
-            else hashlib.sha256(str(record["image"]).encode()).hexdigest(),
-            label=fakeclue_label(label, category),
-            source=str(record["image"]).split("/")[0],
-            category=category,
-            prompt=asked.replace("<image>", "").strip(),
-            answer=answer.strip(),
-        )
+        if read.label not in (0, 1):
+            raise SettingsError(
+                f"{file}, record {number}: label {read.label} is neither 1 (real) nor 0 (fake)"
+            )
+        yield read
 
 
 def fakeclue_label(label: int, category: str) -> Label:
