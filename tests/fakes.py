@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -181,6 +183,44 @@ def make(**parts) -> Assistant:
 def load_slowly(model=None, *, settings=None) -> Assistant:
     """Stands in for ``Assistant.load`` where a test needs time to interrupt."""
     return make(sources=[Brightness(0.1)], settings=settings)
+
+
+class Poison(Brightness):
+    """A witness that some pictures break: their file names say how."""
+
+    def examine(self, case):
+        name = Path(case.file).name
+        once = Path(case.file).with_suffix(".once")
+        if "kill-once" in name and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif "kill-always" in name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif "hang" in name:
+            time.sleep(600)
+        return super().examine(case)
+
+
+def load_poisoned(model=None, *, settings=None) -> Assistant:
+    """Stands in for ``Assistant.load`` where pictures are to break the process."""
+    return make(sources=[Poison()], settings=settings)
+
+
+def load(model=None, *, settings=None) -> Assistant:
+    """Stands in for ``Assistant.load``."""
+    return make(settings=settings)
+
+
+def boot(load="load") -> str:
+    """The program of a supervised process that loads fakes instead of a model."""
+    return (
+        "import sys, importlib.util; sys.path.extend(p for p in sys.argv.pop().split({sep!r}) if p not in sys.path); "
+        f"spec = importlib.util.spec_from_file_location('child_fakes', {str(Path(__file__))!r}); "
+        "fakes = importlib.util.module_from_spec(spec); spec.loader.exec_module(fakes); "
+        "from vlmforensics.assistant import Assistant; "
+        f"Assistant.load = staticmethod(fakes.{load}); "
+        "from vlmforensics.batch.child import main; main()"
+    )
 
 
 def scene(seed: int = 0, width: int = 160, height: int = 120):

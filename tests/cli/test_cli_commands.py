@@ -25,6 +25,7 @@ def scripted(fakes, monkeypatch):
         "load",
         classmethod(lambda cls, model=None, *, settings=None: fakes.make(settings=settings)),
     )
+    monkeypatch.setattr("vlmforensics.batch.supervised.BOOT", fakes.boot())
     for name in ("VLMF_MODEL", "VLMF_ALPHA", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
 

@@ -16,8 +16,8 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("slow_fakes", {fakes!r})
 fakes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fakes)
-from vlmforensics.assistant import Assistant
-Assistant.load = staticmethod(fakes.load_slowly)
+from vlmforensics.batch import supervised
+supervised.BOOT = fakes.boot("load_slowly")
 from vlmforensics.cli import app
 app(["batch", {folder!r}, "--out", {out!r}, "--resume", "--no-text"])
 """

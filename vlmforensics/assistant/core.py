@@ -352,6 +352,22 @@ class Assistant:
         words = self.settings.max_new_tokens
         yield from narrator.explain(report, speaker, look, max_new_tokens=words, stop=stop)
 
+    def explain_many(self, reports: Sequence[Report]) -> None:
+        """Explain several reports, together where the backbone can: sets ``report.explanation`` of each.
+
+        A backbone that writes several texts at a time (``narrate_many``) reads its weights once for all of them.
+        The texts are those of :meth:`explain` but for rounding in the last place, which may now and then turn a
+        word.
+        """
+        together = getattr(self.backbone, "narrate_many", None)
+        if together is None or len(reports) < 2:
+            for report in reports:
+                for _ in self.explain(report):
+                    pass
+            return
+        pairs = [(report, *self._narrator(report)) for report in reports]
+        narrator.explain_many(pairs, together, max_new_tokens=self.settings.max_new_tokens)
+
     def ask(self, report: Report, question: str, *, stop: Stop | None = None) -> Answer:
         """Answer a question from a report's evidence; joins ``report.conversation``, never re-judges."""
         stream = self._answer(report, question, stop)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from vlmforensics.batch.inputs import Job
-from vlmforensics.batch.work import Engine, Record, WorkFactory
+from vlmforensics.batch.work import TWIN, Engine, Record, WorkFactory
 from vlmforensics.errors import SettingsError
 from vlmforensics.report.ledger import Ledger, file_digest
 
 ENGINES = ("local", "ray")
+_NAME_NOTE = "The name ends in "
 
 
 def pending(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
@@ -20,46 +23,132 @@ def pending(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
 
 
 def run_batch(
-    jobs: Sequence[Job],
+    jobs: Iterable[Job],
     ledger: Ledger,
     engine: Engine,
     factory: WorkFactory,
     *,
     stop: Callable[[], bool] = lambda: False,
+    skipped: Callable[[], Any] = lambda: None,
 ) -> Iterator[Record]:
     """Examine jobs; every yielded record is already on the disk.
 
+    What the ledger has under the same name with the same bytes is left out. Bytes that came before under another
+    name are not examined again: their record is the first one's with the other name, no timing, and
+    ``same_bytes_as``.
+
     Args:
-        jobs: what is to be done, see :func:`pending`.
+        jobs: what is to be done, read lazily.
         ledger: open batch file.
         engine: see :func:`make_engine`.
         factory: makes the work in each process that computes.
         stop: polled between pictures; once true the batch ends after those under way.
+        skipped: called for each job that is left out.
     """
-    if not jobs:
+    todo = _Todo(jobs, ledger, skipped)
+    stream = iter(todo)
+    first = next(stream, None)
+    if first is None:  # nothing to do: no model is loaded
         return
-    for record in engine.run(jobs, factory, stop):
+    again: list[Job] = []
+    for record in engine.run(_chain(first, stream), factory, stop):
+        if record.get(TWIN):
+            original = ledger.of_bytes(record["sha256"])
+            if original is None:  # its file changed while it was read: the twin is examined after all
+                again.append(todo.twins.pop(record["file"]))
+                continue
+            record = twin_record(original, record["file"])
+        todo.twins.pop(record["file"], None)
+        ledger.append(record)
+        todo.settled(record)
+        yield record
+    for record in engine.run(again, factory, stop) if again and not stop() else ():
         ledger.append(record)
         yield record
 
 
+def twin_record(original: Record, file: str) -> Record:
+    """The record of a picture whose bytes are those of ``original`` under another name."""
+    if original["file"] == file:
+        return original
+    copy = {**original, "file": file, "timing": {}, "same_bytes_as": original["file"]}
+    if "notes" in copy:  # that note is about the other name
+        copy["notes"] = [note for note in copy["notes"] if not note.startswith(_NAME_NOTE)]
+    return copy
+
+
+class _Todo:
+    """Jobs that are not recorded yet, hashed, with twins marked."""
+
+    def __init__(self, jobs: Iterable[Job], ledger: Ledger, skipped: Callable[[], Any]) -> None:
+        self._jobs, self._ledger, self._skipped = jobs, ledger, skipped
+        self._begun: set[str] = set()
+        self._named: set[str] = set()
+        self.twins: dict[str, Job] = {}
+
+    def __iter__(self) -> Iterator[Job]:
+        for found in self._jobs:
+            job = found.hashed()
+            if job.file in self._named or self._ledger.has(job.file, job.sha256):
+                self._skipped()
+                continue
+            self._named.add(job.file)
+            digest = job.sha256
+            if digest is None:
+                yield job
+            elif digest in self._begun or self._ledger.holds(digest):
+                self.twins[job.file] = job
+                yield replace(job, twin=True)
+            else:
+                self._begun.add(digest)
+                yield job
+
+    def settled(self, record: Record) -> None:
+        """Forget what is under way no more: the ledger knows it now."""
+        self._named.discard(record["file"])
+        if record["sha256"] is not None:
+            self._begun.discard(record["sha256"])
+
+
+def _chain(first: Job, rest: Iterator[Job]) -> Iterator[Job]:
+    yield first
+    yield from rest
+
+
 def make_engine(
-    name: str, *, workers: int | None = None, address: str | None = None, gpus: float = 0
+    name: str,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    gpus: float = 0,
+    isolated: bool = False,
+    picture_seconds: float | None = None,
 ) -> Engine:
     """Make an engine by name: ``local`` or ``ray``.
 
+    Args:
+        name: of the engine.
+        workers: threads, or actors; None takes one a core.
+        address: of a running Ray cluster.
+        gpus: per Ray actor.
+        isolated: examine in a supervised process; the factory must then be a ``LoadWorker``.
+        picture_seconds: limit for one picture where the work is isolated; None takes the default.
+
     Raises:
-        SettingsError: unknown name, or fewer than one worker.
+        SettingsError: unknown name, fewer than one worker, no time at all.
         MissingExtra: Ray is not installed.
     """
+    from vlmforensics.batch.local import PICTURE_SECONDS, LocalEngine
+
+    seconds = PICTURE_SECONDS if picture_seconds is None else picture_seconds
     if workers is not None and workers < 1:
         raise SettingsError(f"a batch needs at least one worker, not {workers}")
+    if seconds <= 0:
+        raise SettingsError(f"a picture needs some time, not {seconds:g} seconds")
     if name == "local":
-        from vlmforensics.batch.local import LocalEngine
-
-        return LocalEngine(workers)
+        return LocalEngine(workers, isolated=isolated, picture_seconds=seconds)
     if name == "ray":
         from vlmforensics.batch.ray_engine import RayEngine
 
-        return RayEngine(workers, address=address, gpus=gpus)
+        return RayEngine(workers, address=address, gpus=gpus, isolated=isolated, picture_seconds=seconds)
     raise SettingsError(f"there is no engine {name!r}; choose one of {', '.join(ENGINES)}")

@@ -85,27 +85,79 @@ def examine(
 @guarded
 def batch(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="FOLDER|FILE...", help="Folders (walked) and pictures.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Pictures, folders (walked), 'patterns/**/*.jpg', tables of pictures (.csv, .jsonl, .parquet), .tar "
+            "shards, or - for a list of names on standard input.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Records, one JSON line per input.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue OUT; recorded pictures are left out.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    text: Annotated[
+        str,
+        typer.Option(
+            help="Which pictures are explained: all, flagged (manipulation more likely than not), top-K (the K most "
+            "suspect, when all verdicts are known), none."
+        ),
+    ] = "all",
     no_text: Annotated[
-        bool, typer.Option("--no-text", help="No explanations; several times as fast.")
+        bool, typer.Option("--no-text", help="The same as --text none; several times as fast.")
     ] = False,
-    table: Annotated[
-        Path | None, typer.Option(help="Also write a flat table at the end: FILE.csv or FILE.parquet.")
+    column: Annotated[
+        str | None,
+        typer.Option(help="Column of a table that holds paths or bytes.", show_default="a usual name"),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also write a flat table at the end: FILE.csv or FILE.parquet. Repeatable.",
+            rich_help_panel="Other outputs",
+        ),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Also write pages with filters to this folder.", rich_help_panel="Other outputs"),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each mask as SHA256.png to this folder.", rich_help_panel="Other outputs"
+        ),
+    ] = None,
+    conversations: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write decided and explained pictures as FakeClue-style training data (JSON).",
+            rich_help_panel="Other outputs",
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local or ray.", rich_help_panel="Machine")] = "local",
     workers: Annotated[
-        int | None, typer.Option("--workers", "-j", help="Pictures at once.", show_default="one a core")
+        int | None,
+        typer.Option(
+            "--workers", "-j", help="Pictures at once.", show_default="one a core", rich_help_panel="Machine"
+        ),
+    ] = None,
+    picture_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="A picture that takes longer gets an error record.",
+            show_default="600",
+            rich_help_panel="Machine",
+        ),
     ] = None,
     ray_address: Annotated[
-        str | None, typer.Option(help="Running Ray cluster; without it one is started here.")
+        str | None,
+        typer.Option(
+            help="Running Ray cluster, as HOST:PORT or auto; without it one is started here.",
+            rich_help_panel="Machine",
+        ),
     ] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs per Ray actor.")] = 0.0,
+    gpus: Annotated[float, typer.Option(help="GPUs per Ray actor.", rich_help_panel="Machine")] = 0.0,
     as_json: AsJson = False,
     model: Model = None,
     alpha: Alpha = None,
@@ -114,15 +166,19 @@ def batch(
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> int:
-    """Examine a folder: one record per file, errors included; resumable, nothing lost."""
+    """Examine many pictures: one record per input, errors included; resumable, nothing lost.
+
+    Beside OUT (records.jsonl) a summary of the run is written (records.run.json).
+    """
     from vlmforensics.cli.batch import Options, run
 
     settings = settings_of(
         file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
     )
     options = Options(
-        out=out, resume=resume, overwrite=overwrite, with_text=not no_text, table=table, engine=engine,
-        workers=workers, ray_address=ray_address, gpus=gpus, as_json=as_json,
+        out=out, resume=resume, overwrite=overwrite, text="none" if no_text else text, column=column,
+        tables=tuple(table or ()), gallery=gallery, masks=masks, conversations=conversations, engine=engine,
+        workers=workers, picture_seconds=picture_seconds, ray_address=ray_address, gpus=gpus, as_json=as_json,
     )  # fmt: skip
     return run(inputs, settings, options)
 

@@ -8,6 +8,7 @@ narrator is told and reference texts to train one.
 from vlmforensics.explain.answers import AnswerStream, answer
 from vlmforensics.explain.direction import balance, direction, speaks_for, without
 from vlmforensics.explain.stream import ExplanationStream, explain
+from vlmforensics.explain.together import explain_many
 from vlmforensics.explain.verify import Check, verify
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "balance",
     "direction",
     "explain",
+    "explain_many",
     "speaks_for",
     "verify",
     "without",

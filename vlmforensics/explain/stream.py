@@ -26,7 +26,7 @@ PATIENCE = 2
 RUN_ON = 600
 """Characters without the end of a sentence after which the narrator is cut off."""
 
-_END = re.compile(r"[.!?][)”\"’]?(?=\s)|\n")
+END = re.compile(r"[.!?][)”\"’]?(?=\s)|\n")
 
 
 def sentences(pieces: Iterator[str]) -> Iterator[str]:
@@ -34,7 +34,7 @@ def sentences(pieces: Iterator[str]) -> Iterator[str]:
     buffer = ""
     for piece in pieces:
         buffer += piece
-        while (found := _END.search(buffer)) is not None:
+        while (found := END.search(buffer)) is not None:
             sentence, buffer = buffer[: found.end()], buffer[found.end() :]
             if sentence.strip():
                 yield sentence.strip()

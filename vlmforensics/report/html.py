@@ -61,17 +61,19 @@ def record_to_html(
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this room; everything is escaped, and a name that is missing is an error."""
     return Environment(
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=FunctionLoader(_template),
+        loader=FunctionLoader(template),
     )
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Text of a file in ``templates/``."""
     return files("vlmforensics.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
@@ -81,7 +83,7 @@ def _render(
     evidence = record["evidence"]
     check = record.get("explanation_check") or {}
     context = {
-        "css": Markup(_template("report.css")),  # noqa: S704 - our own style sheet, no input in it
+        "css": Markup(template("report.css")),  # noqa: S704 - our own style sheet, no input in it
         "tool_version": words.printable(str(record["software"].get("vlmforensics", "")), 40),
         "written": written.strftime("%Y-%m-%d %H:%M UTC") if written else None,
         "headline": words.HEADLINES[record["verdict"]],
@@ -117,7 +119,7 @@ def _render(
         "timing": [(words.printable(name, 60), f"{spent:.2f} s") for name, spent in record["timing"].items()],
         "digest": digest(record),
     }  # fmt: skip
-    return _environment().get_template("report.html").render(context)
+    return environment().get_template("report.html").render(context)
 
 
 def exhibit_facts(record: Mapping[str, Any], case: CaseImage | None) -> list[tuple[str, str]]:

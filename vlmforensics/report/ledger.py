@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -44,11 +45,14 @@ class Ledger:
         self.path = path
         self.failed = 0
         self.count = 0
-        self._recorded: set[tuple[str, str | None]] = set()
-        self._names: set[str] = set()
+        self._recorded: set[bytes] = set()
+        self._names: set[bytes] = set()
+        self._places: dict[bytes, int] = {}
+        self._end = 0
         self._model: dict[str, Any] | None = None
         try:
-            self._stream: IO[bytes] = path.open("ab+")
+            # unbuffered: what a full disk refused must not be tried again when the file is closed
+            self._stream: IO[bytes] = path.open("ab+", buffering=0)
         except OSError as error:
             raise SettingsError(f"can't write to {path}: {error.strerror}") from error
         try:
@@ -79,11 +83,25 @@ class Ledger:
 
     def knows(self, file: str) -> bool:
         """True where some record bears this name, whatever bytes it was about (cheap: ask before hashing)."""
-        return file in self._names
+        return _key(file) in self._names
 
     def has(self, file: str, sha256: str | None) -> bool:
         """True where this very picture is recorded: same name, same bytes (None: unreadable then and now)."""
-        return (file, sha256) in self._recorded
+        return _key(file, sha256) in self._recorded
+
+    def holds(self, sha256: str) -> bool:
+        """True where some record is about these bytes, under whatever name."""
+        return bytes.fromhex(sha256) in self._places
+
+    def of_bytes(self, sha256: str) -> dict[str, Any] | None:
+        """The first record about these bytes, read from the file; None where there is none."""
+        place = self._places.get(bytes.fromhex(sha256))
+        if place is None:
+            return None
+        with self.path.open("rb") as stream:
+            stream.seek(place)
+            record: dict[str, Any] = json.loads(stream.readline())
+        return record
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record and flush it to the disk.
@@ -95,21 +113,58 @@ class Ledger:
         self._check_model(record["model"], f"{self.path} was made with other weights or settings")
         line = to_json(record).encode("ascii") + b"\n"
         try:
-            self._stream.write(line)
-            self._stream.flush()
+            written = 0
+            while written < len(line):
+                written += os.write(self._stream.fileno(), line[written:])
             os.fsync(self._stream.fileno())
         except OSError as error:
-            raise SettingsError(f"can't write to {self.path}: {error.strerror}") from error
-        self._note(record)
+            with suppress(OSError):
+                os.ftruncate(self._stream.fileno(), self._end)
+            raise SettingsError(
+                f"can't write to {self.path}: {error.strerror}; the {self.count} records in it are whole, and "
+                "the same command with --resume goes on from there"
+            ) from error
+        self._note(record, self._end)
+        self._end += len(line)
 
-    def _read(self) -> None:
-        """Cut a torn last line, then learn what is recorded."""
-        self._stream.seek(0)
+    def replace(self, records: Mapping[tuple[str, str | None], Mapping[str, Any]]) -> None:
+        """Put records in the place of those with the same name and bytes; the file changes at once or not at all.
+
+        Raises:
+            SettingsError: there is no room for the new file beside the old one.
+        """
+        part = self.path.with_name(f".{self.path.name}.part")
+        try:
+            with self.path.open("rb") as old, part.open("wb") as new:
+                for line in old:
+                    record = json.loads(line)
+                    better = records.get((record["file"], record["sha256"]))
+                    new.write(line if better is None else to_json(better).encode("ascii") + b"\n")
+                new.flush()
+                os.fsync(new.fileno())
+            part.replace(self.path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise SettingsError(f"can't write {part}: {error.strerror}") from error
+        self._stream.close()
+        self._stream = self.path.open("ab+", buffering=0)
+        _lock(self._stream, self.path)
+        self._places.clear()
+        self._read(notes=False)
+
+    def _read(self, *, notes: bool = True) -> None:
+        """Cut a torn last line, then learn what is recorded (``notes`` False: only where each record lies)."""
+        with self.path.open("rb") as stream:
+            kept = self._read_lines(stream, notes=notes)
+        self._stream.truncate(kept)
+        self._end = kept
+
+    def _read_lines(self, stream: IO[bytes], *, notes: bool) -> int:
         kept = 0
-        for number, line in enumerate(self._stream, start=1):
+        for number, line in enumerate(stream, start=1):
             if not line.endswith(b"\n"):
                 break
-            kept += len(line)
+            place, kept = kept, kept + len(line)
             try:
                 record = json.loads(line)
                 if record["schema"] != SCHEMA_ID:
@@ -117,13 +172,15 @@ class Ledger:
                 self._check_model(
                     record["model"], f"line {number} of {self.path} was made with other weights"
                 )
-                self._note(record)
+                if notes:
+                    self._note(record, place)
+                elif record["sha256"] is not None:
+                    self._places.setdefault(bytes.fromhex(record["sha256"]), place)
             except (ValueError, KeyError, TypeError) as error:
                 raise SettingsError(
                     f"line {number} of {self.path} is not a batch record; choose another file"
                 ) from error
-        self._stream.truncate(kept)
-        self._stream.seek(0, os.SEEK_END)
+        return kept
 
     def _check_model(self, model: Mapping[str, Any], complaint: str) -> None:
         digests = {key: model.get(key) for key in _DIGESTS}
@@ -133,11 +190,19 @@ class Ledger:
             other = ", ".join(key for key in _DIGESTS if digests[key] != self._model[key])
             raise SettingsError(f"{complaint} ({other} differ): write to another file, or give --overwrite")
 
-    def _note(self, record: Mapping[str, Any]) -> None:
-        self._recorded.add((record["file"], record["sha256"]))
-        self._names.add(record["file"])
+    def _note(self, record: Mapping[str, Any], place: int) -> None:
+        self._recorded.add(_key(record["file"], record["sha256"]))
+        self._names.add(_key(record["file"]))
+        if record["sha256"] is not None:
+            self._places.setdefault(bytes.fromhex(record["sha256"]), place)
         self.count += 1
         self.failed += record["error"] is not None
+
+
+def _key(file: str, sha256: str | None = "") -> bytes:
+    """Sixteen bytes that stand for a name, or a name with its bytes: millions of them fit in memory."""
+    text = f"{file}\0{sha256}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def file_digest(path: str | Path) -> str | None:
