@@ -123,16 +123,20 @@ class MaskNetwork(nn.Module):
         self,
         embedding: Tensor,
         coarse: Tensor,
-        seg: NDArray[np.float32] | None,
-        label_log_probs: Sequence[float] | None,
+        seg: NDArray[np.float32] | Tensor | None,
+        label_log_probs: Sequence[float] | Tensor | None,
         points: Sequence[tuple[float, float, bool]],
         box: tuple[float, float, float, float] | None,
     ) -> Prediction:
-        """The mask decoder on an embedding; the coarse map is its mask prompt, and what its map is added to."""
-        state = None if seg is None else torch.from_numpy(np.asarray(seg, np.float32)).to(embedding.device)
+        """The mask decoder on an embedding; the coarse map is its mask prompt, and what its map is added to.
+
+        Gradients flow to ``seg`` and ``label_log_probs`` where they are tensors.
+        """
+        device = embedding.device
+        state = None if seg is None else torch.as_tensor(seg, dtype=torch.float32, device=device)
         labels = None
         if label_log_probs is not None:
-            labels = torch.tensor(list(label_log_probs), dtype=torch.float32, device=embedding.device)
+            labels = torch.as_tensor(label_log_probs, dtype=torch.float32, device=device)
         token = self.seg(state, labels)
         maps, scores = self.decoder(embedding, token, dense=coarse.detach(), points=points, box=box)
         start = F.interpolate(coarse, maps.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
