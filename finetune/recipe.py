@@ -150,7 +150,7 @@ class Memory(_Part):
     """What saves memory.
 
     Attributes:
-        quantisation: ``nf4`` needs CUDA; ``auto`` is nf4 on CUDA and none elsewhere.
+        quantisation: ``nf4`` needs CUDA; ``auto`` is nf4 on CUDA where the base in 16 bits leaves too little room.
         gradient_checkpointing: recompute activations in the backward pass.
     """
 

@@ -26,13 +26,18 @@ from vlmforensics.settings import Settings
 from vlmforensics.types import Pixels
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.vlm.loader import BACKBONES, hub_folder
-from vlmforensics.vlm.memory import free_bytes, parameter_count, plan
+from vlmforensics.vlm.memory import GIB, free_bytes, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES
 from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 
 log = logging.getLogger(__name__)
 PLAIN = ("multi_modal_projector", "vision_tower", "lm_head")
 """Modules that stay in 16 bits under nf4: a quantised projector can't be trained, and the rest is small."""
+
+MARGIN = 1.1
+"""Fragmentation of the allocator."""
+BESIDE = 4 * GIB
+"""What LoRA, its optimiser, and activations of a small batch take beside the base; see ``train_memory``."""
 
 
 @dataclass(eq=False)
@@ -123,6 +128,8 @@ def loading(recipe: Recipe, folder: Path, device: torch.device, *, anywhere: boo
         return plan(parameter_count(folder), device, free_bytes(device)).arguments(device)
     half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     dtype = half if device.type == "cuda" else torch.float32
+    if wanted == "auto" and fits_whole(parameter_count(folder), free_bytes(device)):
+        wanted = "none"
     if wanted == "none":
         # What learns in full is kept in 32 bits; autocast does the arithmetic in 16.
         full = recipe.learn.language == "full"
@@ -142,6 +149,11 @@ def loading(recipe: Recipe, folder: Path, device: torch.device, *, anywhere: boo
         llm_int8_skip_modules=list(PLAIN),
     )
     return {"dtype": dtype, "quantization_config": config, "device_map": {"": str(device)}}
+
+
+def fits_whole(parameters: int, free: int | None) -> bool:
+    """Whether a base in 16 bits leaves room for training on it; if not, ``auto`` means nf4."""
+    return free is None or parameters * 2 * MARGIN + BESIDE <= free
 
 
 def load_base(folder: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:

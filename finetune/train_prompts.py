@@ -117,9 +117,9 @@ class CompactTurns:
 
 
 def verdict_sentence(profile: Profile, label: Label) -> str:
-    """The sentence whose label word is scored in use, e.g. ``This is a fake``."""
+    """The sentence whose label word is scored in use, such as "This is a fake image"."""
     word = next(word for word, labels in profile.words.items() if label in labels)
-    return f"{profile.prefix}{word}"
+    return f"{profile.prefix}{word}{profile.ending}"
 
 
 def answer_of(sample: Sample, prompt: Prompt) -> str:
@@ -127,7 +127,7 @@ def answer_of(sample: Sample, prompt: Prompt) -> str:
     profile = PROFILES[prompt.profile]
     if not prompt.verdict_first or sample.answer.startswith(profile.prefix):
         return sample.answer
-    return f"{verdict_sentence(profile, sample.label)}. {sample.answer}"
+    return f"{verdict_sentence(profile, sample.label)} {sample.answer}"
 
 
 def encode(sample: Sample, turns: Turns, prompt: Prompt, *, seed: int, epoch: int) -> Encoded:

@@ -25,6 +25,7 @@ class Profile:
         question: what is asked.
         prefix: how the answer is forced to begin; the next words are scored.
         words: continuation → the labels that share its probability equally.
+        ending: what completes prefix and word to the sentence that answers begin with in training.
         raw: the prompt is ``<image>`` and the question alone, without the checkpoint's chat template.
         hints: sentences of external detectors may be added.
         whole: the picture is squashed to the tower's square, so that its border is seen; otherwise the
@@ -35,6 +36,7 @@ class Profile:
     question: str
     prefix: str
     words: Mapping[str, tuple[Label, ...]]
+    ending: str = "."
     raw: bool = False
     hints: bool = True
     whole: bool = True
@@ -82,6 +84,7 @@ PROFILES: Mapping[str, Profile] = {
         question="Does the image looks real/fake?",
         prefix="This is a",
         words={" real": ("real",), " fake": ("synthetic", "tampered")},
+        ending=" image.",
         raw=True,
         hints=False,
         whole=False,
