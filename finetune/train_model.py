@@ -31,8 +31,8 @@ from vlmforensics.vlm.profiles import PROFILES
 from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 
 log = logging.getLogger(__name__)
-PLAIN = ("multi_modal_projector", "vision_tower", "lm_head")
-"""Modules that stay in 16 bits under nf4: a quantised projector can't be trained, and the rest is small."""
+PLAIN = (r".*multi_modal_projector", r".*vision_tower", "lm_head")
+"""Patterns of modules that stay in 16 bits under nf4: a quantised projector cannot learn, and the rest is small."""
 
 MARGIN = 1.1
 """Fragmentation of the allocator."""
