@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlmforensics.finetune import data_cli, train_cli
+from vlmforensics.finetune import data_cli
 
 app = typer.Typer(
     no_args_is_help=True, help="Train and calibrate on labelled pictures.", pretty_exceptions_enable=False
@@ -206,7 +206,6 @@ def calibrate(
 
 
 data_cli.add_to(app)
-train_cli.add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmforensics.errors import SettingsError
+from vlmforensics.finetune import train_cli
 
 
 def clues(
@@ -48,6 +49,7 @@ def gather(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
+    """Register the commands, and those that train on the samples."""
     app.command("clues")(clues)
     app.command("import")(gather)
+    train_cli.add_to(app)
