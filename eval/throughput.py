@@ -1,0 +1,233 @@
+"""What batches gain, as ratios of runs made one after the other on the same machine.
+
+Absolute seconds depend on the machine and on what else it does; the ratios are what the engines are held to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmforensics.assistant import Assistant
+from vlmforensics.batch import Inputs, Ledger, LoadWorker, Summary, default_workers, make_engine, run_batch
+from vlmforensics.imaging import encode
+from vlmforensics.settings import Settings
+
+NETWORKS = ("blending", "crops", "native", "looking", "mask")
+"""Stages of ``report.timing`` that are passes of a network."""
+TOKENS = 24
+TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One line of the result.
+
+    Attributes:
+        name: what is compared.
+        value: the ratio.
+        target: what it should reach (``>=``) or keep under (``<=``).
+        at_least: which of the two.
+        n: pictures, or tokens for the text.
+        detail: the figures behind it.
+    """
+
+    name: str
+    value: float
+    target: float
+    at_least: bool
+    n: int
+    detail: str
+
+    @property
+    def holds(self) -> bool:
+        """True where the target is met."""
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        met = "holds" if self.holds else "missed"
+        return f"{self.name}: {self.value:.2f} ({sign} {self.target:g}: {met}; n = {self.n}; {self.detail})"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A batch of verdicts."""
+
+    seconds: float
+    chances: dict[str, dict[str, float]]
+
+
+def measure(
+    folder: Path, settings: Settings, *, pictures: int, ray: bool, memory: Sequence[int] = ()
+) -> Iterator[Ratio]:
+    """Yield the ratios as they are known.
+
+    Args:
+        folder: of pictures; the first ``pictures`` are used.
+        settings: model, device.
+        pictures: at least 3.
+        ray: compare the Ray engine too.
+        memory: two numbers of small pictures, between which memory should not grow; empty leaves this out.
+    """
+    jobs = list(itertools.islice(Inputs([folder]), pictures))
+    assistant = Assistant.load(settings.model, settings=settings)
+    assistant.examine(jobs[0].path, for_text=False)  # what is done once only
+    start = time.perf_counter()
+    reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
+    alone = (time.perf_counter() - start) / len(jobs)
+    networks = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
+    chances = {report.file: dict(report.probabilities) for report in reports}
+    local = _batch(jobs, settings, "local")
+    yield Ratio(
+        "batch against one at a time", alone / local.seconds, 1.5, True, len(jobs),
+        f"{alone:.2f} s against {local.seconds:.2f} s a picture",
+    )  # fmt: skip
+    yield Ratio(
+        "verdicts against the sum of the network stages", local.seconds / networks, 1.25, False, len(jobs),
+        f"{local.seconds:.2f} s against {networks:.2f} s a picture",
+    )  # fmt: skip
+    yield _text(assistant, jobs[:TOGETHER])
+    gap = _gap(chances, local.chances)
+    if ray:
+        other = _batch(jobs, settings, "ray")
+        gap = max(gap, _gap(chances, other.chances))
+        yield Ratio(
+            "Ray against local", other.seconds / local.seconds, 1.3, False, len(jobs),
+            f"{other.seconds:.2f} s against {local.seconds:.2f} s a picture",
+        )  # fmt: skip
+    yield Ratio("largest difference of a probability", gap, 1e-3, False, len(jobs), f"{gap:.1e}")
+    if memory:
+        few, many = (_peak(count, settings) for count in memory)
+        yield Ratio(
+            f"memory at {memory[1]} pictures against {memory[0]}", many / few, 1.1, False, memory[1],
+            f"{many / 2**20:.0f} MiB against {few / 2**20:.0f} MiB",
+        )  # fmt: skip
+
+
+def _batch(jobs: Sequence[Any], settings: Settings, engine: str) -> _Run:
+    """Seconds a picture once the first record has come, so without loading; the command's own engine."""
+    made = make_engine(engine, isolated=True)
+    factory = LoadWorker(settings.model, replace(settings, threads=1), text="none")
+    # what fills the pipeline goes first, and the clock starts when it is full
+    lead = 2 * default_workers()
+    first = [replace(jobs[number % len(jobs)], file=f"lead {number}") for number in range(lead)]
+    jobs = [*first, *jobs]
+    chances: dict[str, dict[str, float]] = {}
+    start = end = 0.0
+    for number, record in enumerate(made.run(jobs, factory, lambda: False), start=1):
+        end = time.perf_counter()
+        if number == lead:
+            start = end
+        elif number > lead:
+            chances[record["file"]] = record["probabilities"]
+    return _Run((end - start) / max(1, len(jobs) - lead), chances)
+
+
+def _gap(first: dict[str, dict[str, float]], second: dict[str, dict[str, float]]) -> float:
+    return max(abs(first[file][label] - second[file][label]) for file in first for label in first[file])
+
+
+def _text(assistant: Assistant, jobs: Sequence[Any]) -> Ratio:
+    """Tokens a second of texts written together, against one by one; every text has the same length."""
+    backbone: Any = assistant.backbone
+    looks = [assistant.examine(job.path).look for job in jobs]
+    asked = ["Describe the picture in one long sentence."] * len(looks)
+    prefixes = ["This"] * len(looks)
+
+    def spent(write: Callable[[int], Any]) -> float:
+        """Seconds for the tokens alone: what feeding the instruction takes is measured and taken off."""
+        times = []
+        for tokens in (1, 1 + TOKENS):
+            start = time.perf_counter()
+            write(tokens)
+            times.append(time.perf_counter() - start)
+        return max(1e-9, times[1] - times[0])
+
+    def singly(tokens: int) -> None:
+        for look, instruction, prefix in zip(looks, asked, prefixes, strict=True):
+            for _ in backbone.narrate(look, instruction, prefix=prefix, max_new_tokens=tokens):
+                pass
+
+    def together(tokens: int) -> None:
+        backbone.narrate_many(looks, asked, prefixes, max_new_tokens=tokens)
+
+    one, many = spent(singly), spent(together)
+    count = TOKENS * len(looks)
+    return Ratio(
+        f"tokens a second, {len(looks)} texts together against singly", one / many, 2.0, True, count,
+        f"{count / many:.1f} against {count / one:.1f} tokens a second at most",
+    )  # fmt: skip
+
+
+def _peak(count: int, settings: Settings) -> int:
+    """Largest memory (proportional set size, bytes) of this process's children during a batch of small pictures."""
+    rng = np.random.default_rng(count)
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "in"
+        folder.mkdir()
+        for number in range(count):
+            pixels = rng.integers(0, 256, (96, 96, 3), np.uint8)
+            (folder / f"{number:06d}.jpg").write_bytes(encode(pixels, "JPEG"))
+        factory = LoadWorker(settings.model, replace(settings, threads=1), text="none")
+        with _watched() as peak, Ledger(Path(home) / "out.jsonl") as ledger:
+            summary = Summary({})
+            for record in run_batch(Inputs([folder]), ledger, make_engine("local", isolated=True), factory):
+                summary.add(record)
+    return peak[0]
+
+
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """Sample the memory of all our children, and theirs, ten times a second."""
+    peak, ended = [0], threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.1):
+            peak[0] = max(peak[0], sum(map(_pss, _descendants(os.getpid()))))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in listing.read_text().split()]
+        except OSError:
+            continue
+        found += children
+        for child in children:
+            found += _descendants(child)
+    return found
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), 0)
+
+
+def save(ratios: Sequence[Ratio], target: Path) -> None:
+    """Write the ratios as JSON."""
+    rows = [asdict(ratio) | {"holds": ratio.holds} for ratio in ratios]
+    target.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,168 @@
+"""Everything a batch may be given: globs, lists, tables, shards, twins, and names that hurt."""
+
+import base64
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vlmforensics.batch import Inputs, Job, Ledger, LocalEngine, Worker, run_batch
+from vlmforensics.errors import SettingsError, UnreadableFile
+
+
+def labels(*named, **options):
+    return [job.file for job in Inputs([str(name) for name in named], **options)]
+
+
+def examined(fakes, inputs, out, **options):
+    worker = Worker(fakes.make(), with_text=False)
+    with Ledger(out, **options) as ledger:
+        return list(run_batch(inputs, ledger, LocalEngine(2), lambda: worker))
+
+
+def test_patterns_are_expanded_and_must_match(tmp_path):
+    for name in ("a.jpg", "b.png", "deep/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "[1].jpg").write_text("x")
+    assert labels(tmp_path / "**" / "[a-z].jpg") == [str(tmp_path / "a.jpg"), str(tmp_path / "deep/c.jpg")]
+    assert labels(tmp_path / "[1].jpg") == [str(tmp_path / "[1].jpg")]  # what exists is no pattern
+    with pytest.raises(SettingsError, match="nothing matches"):
+        Inputs([str(tmp_path / "*.gif")])
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0", b"\r\n"])
+def test_a_list_on_standard_input_may_be_read_twice(end, tmp_path):
+    names = [os.fsencode(tmp_path / name) for name in ("a.jpg", "b c.jpg", "gone.jpg")]
+    inputs = Inputs(["-"], stdin=io.BytesIO(end.join([*names, b""])))
+    assert [job.path for job in inputs] == [os.fsdecode(name) for name in names]
+    assert inputs.count() == 3
+
+
+def test_tables_of_paths_are_relative_to_their_folder(fakes, tmp_path):
+    fakes.write(tmp_path / "set" / "one.jpg")
+    (tmp_path / "set" / "m.csv").write_text("id,path\n1,one.jpg\n2,gone.jpg\n3,\n")
+    (tmp_path / "set" / "m.jsonl").write_text('{"image": "one.jpg"}\n\n{"other": 1}\n')
+    pq.write_table(pa.table({"file_name": ["one.jpg", None]}), tmp_path / "set" / "m.parquet")
+    records = examined(fakes, Inputs([tmp_path / "set" / "m.csv"]), tmp_path / "out.jsonl")
+    assert [(r["file"], r["error"] is None) for r in records] == [
+        ("one.jpg", True),
+        ("gone.jpg", False),
+        (f"{tmp_path}/set/m.csv::3", False),
+    ]
+    assert labels(tmp_path / "set" / "m.jsonl") == ["one.jpg", f"{tmp_path}/set/m.jsonl::2"]
+    assert labels(tmp_path / "set" / "m.parquet") == ["one.jpg", f"{tmp_path}/set/m.parquet::1"]
+
+
+def test_tables_of_bytes_carry_the_pictures(fakes, tmp_path):
+    data = [fakes.write(tmp_path / f"{i}.jpg", i).read_bytes() for i in range(3)]
+    text = "name,bytes\n" + "".join(f"n{i},{base64.b64encode(d).decode()}\n" for i, d in enumerate(data))
+    (tmp_path / "b.csv").write_text(text)
+    hub = [{"bytes": d, "path": None} for d in data]  # as Hugging Face datasets write pictures
+    pq.write_table(
+        pa.table({"img_id": ["x", "y", "z"], "image": hub}), tmp_path / "b.parquet", row_group_size=2
+    )
+    for name, ids in (("b.csv", ["n0", "n1", "n2"]), ("b.parquet", ["x", "y", "z"])):
+        jobs = list(Inputs([tmp_path / name]))
+        assert [job.file for job in jobs] == [f"{tmp_path / name}::{i}" for i in ids]
+        assert [Job.from_json(job.to_json()).source() for job in jobs] == data
+        records = examined(fakes, jobs, tmp_path / f"{name}.jsonl.out")
+        assert [record["verdict"] is not None for record in records] == [True] * 3
+
+
+def test_a_table_without_a_usable_column_is_a_usage_error(tmp_path):
+    (tmp_path / "m.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SettingsError, match="--column"):
+        Inputs([tmp_path / "m.csv"])
+    with pytest.raises(SettingsError, match="no column 'c'"):
+        Inputs([tmp_path / "m.csv"], column="c")
+    (tmp_path / "m.parquet").write_text("not parquet")
+    with pytest.raises(SettingsError, match="Parquet"):
+        Inputs([tmp_path / "m.parquet"])
+
+
+@pytest.fixture
+def shard(fakes, tmp_path):
+    path = tmp_path / "s-000.tar"
+    with tarfile.open(path, "w") as tar:
+        for index in range(3):
+            tar.add(fakes.write(tmp_path / "in" / f"{index}.jpg", index), f"{index:06d}.jpg")
+            label = tarfile.TarInfo(f"{index:06d}.cls")
+            label.size = 1
+            tar.addfile(label, io.BytesIO(b"0"))
+    return path
+
+
+def test_shards_give_their_pictures_and_leave_labels_out(fakes, shard, tmp_path):
+    records = examined(fakes, Inputs([shard]), tmp_path / "out.jsonl")
+    assert [record["file"] for record in records] == [f"{shard}::{index:06d}.jpg" for index in range(3)]
+    assert all(record["error"] is None for record in records)
+
+
+def test_a_shard_that_breaks_off_is_an_error_record_after_its_pictures(fakes, shard, tmp_path):
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: 2 * len(whole) // 5])
+    records = examined(fakes, Inputs([shard]), tmp_path / "out.jsonl")
+    assert records[0]["error"] is None
+    assert records[-1]["error"] is not None
+    assert [record["file"] for record in records if record["error"] is None] != []
+    (tmp_path / "s.tar.gz").write_bytes(b"x")
+    with pytest.raises(SettingsError, match="unpack"):
+        Inputs([tmp_path / "s.tar.gz"])
+
+
+def test_a_shard_that_changed_under_the_batch_is_said(shard):
+    (job, *_) = Inputs([shard])
+    shard.write_bytes(b"")
+    with pytest.raises(UnreadableFile):
+        job.source()
+
+
+def test_the_same_bytes_are_examined_once_and_reported_for_each_name(fakes, tmp_path):
+    first = fakes.write(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in" / "b.png").write_bytes(first.read_bytes())
+    (tmp_path / "in" / "c.jpg").write_bytes(first.read_bytes())
+    sources = [fakes.Brightness()]
+    worker = Worker(fakes.make(sources=sources), with_text=False)
+    out = tmp_path / "out.jsonl"
+    with Ledger(out) as ledger:
+        records = list(run_batch(Inputs([tmp_path / "in"]), ledger, LocalEngine(1), lambda: worker))
+    assert sources[0].calls == 1
+    assert [Path(record["file"]).name for record in records] == ["a.jpg", "b.png", "c.jpg"]
+    assert len({json.dumps(record["probabilities"]) for record in records}) == 1
+    assert "same_bytes_as" not in records[0]
+    assert {record["same_bytes_as"] for record in records[1:]} == {str(first)}
+    # and in a later run
+    (tmp_path / "in" / "d.jpg").write_bytes(first.read_bytes())
+    with Ledger(out, resume=True) as ledger:
+        (late,) = run_batch(Inputs([tmp_path / "in"]), ledger, LocalEngine(1), lambda: worker)
+    assert late["same_bytes_as"] == str(first)
+    assert sources[0].calls == 1
+
+
+def test_every_input_is_accounted_for_once(fakes, tmp_path):
+    folder = tmp_path / "in"
+    for index in range(18):
+        fakes.write(folder / f"{index:02d}.jpg", index, width=64, height=64)
+    for index in (3, 11):  # one in ten damaged
+        data = (folder / f"{index:02d}.jpg").read_bytes()
+        (folder / f"{index:02d}.jpg").write_bytes(data[: len(data) // 3])
+    names = ["b" * 251 + ".jpg", "日本語 ünï.jpg", "line\nbreak.jpg", " lead.jpg", "=1+1.jpg", "twin.jpg"]
+    for place, name in enumerate(names):
+        (folder / name).write_bytes((folder / f"{place % 2:02d}.jpg").read_bytes())
+    (folder / "loop").symlink_to(folder)
+    (folder / "round").symlink_to(folder / "round")
+    records = examined(fakes, Inputs([folder, folder / "00.jpg"]), tmp_path / "out.jsonl")
+    found = sorted(os.path.relpath(record["file"], folder) for record in records)
+    assert found == sorted([*(f"{index:02d}.jpg" for index in range(18)), *names])
+    assert sum(record["error"] is not None for record in records) == 2
+
+
+def test_any_name_survives_the_trip():
+    job = Job(os.fsdecode(b"caf\xe9\n\xff.jpg"), os.fsdecode(b"/x/caf\xe9"), data=b"\0\xff", sha256="0" * 64)
+    assert Job.from_json(job.to_json()) == job
