@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlmforensics.eval import trust
+from vlmforensics.eval import scale, trust
 
 app = typer.Typer(no_args_is_help=True, help="Measure the assistant.", pretty_exceptions_enable=False)
 ROOT = Path(__file__).resolve().parent
@@ -46,6 +46,7 @@ def page(docs: Annotated[Path, typer.Option(help="Where model-card.md goes.")] =
 
 
 trust.add_commands(app)
+scale.add_commands(app)
 
 if __name__ == "__main__":
     app()

@@ -91,10 +91,10 @@ def simulate(plan: Plan, *, days: float = 1.0, seed: int = 0) -> Outcome:
     waits: dict[int, int] = {}
     arrived = done = given_up = attempts = waiting = longest = used = possible = 0
     up, credit = plan.servers, 0.0
-    steps = round(days * DAY)
-    for now in range(steps):
-        rate = plan.per_day / DAY * (1 - plan.swing * math.cos(2 * math.pi * now / DAY))
-        fresh = int(rng.poisson(rate))
+    seconds = np.arange(round(days * DAY))
+    rates = plan.per_day / DAY * (1 - plan.swing * np.cos(2 * math.pi * seconds / DAY))
+    losses = rng.poisson(plan.servers / plan.lost_every if plan.lost_every else 0.0, len(seconds)).tolist()
+    for now, fresh in enumerate(rng.poisson(rates).tolist()):
         arrived += fresh
         for tries, count in [(0, fresh), *again.pop(now, ())]:
             if count:
@@ -102,7 +102,7 @@ def simulate(plan: Plan, *, days: float = 1.0, seed: int = 0) -> Outcome:
                 waiting += count
         while returning and returning[0][0] <= now:
             up += returning.popleft()[1]
-        lost = int(rng.binomial(up, min(1.0, 1 / plan.lost_every))) if plan.lost_every else 0
+        lost = min(losses[now], up)
         if lost:
             up -= lost
             returning.append((now + plan.back_after, lost))

@@ -57,7 +57,7 @@ def test_gallery_escapes_links_and_sorts(batch, tmp_path):
     for record in read(out):
         assert page.count(Path(record["file"]).name.replace("<b>&", "&lt;b&gt;&amp;")) >= 1
     order = sorted((r for r in read(out) if not r["error"]), key=lambda r: r["probabilities"]["real"])
-    places = [page.index(Path(record["file"]).name) for record in order]
+    places = [page.index(f'class="name">{record["file"]}') for record in order]
     assert places == sorted(places)
     assert len(list((folder / "pictures").glob("*.html"))) == 4
     assert len(list((folder / "thumbs").glob("*.jpg"))) == 4

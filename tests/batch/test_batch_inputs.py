@@ -159,8 +159,10 @@ def test_every_input_is_accounted_for_once(fakes, tmp_path):
     (folder / "round").symlink_to(folder / "round")
     records = examined(fakes, Inputs([folder, folder / "00.jpg"]), tmp_path / "out.jsonl")
     found = sorted(os.path.relpath(record["file"], folder) for record in records)
-    assert found == sorted([*(f"{index:02d}.jpg" for index in range(18)), *names])
-    assert sum(record["error"] is not None for record in records) == 2
+    assert found == sorted([*(f"{index:02d}.jpg" for index in range(18)), *names, "round"])
+    assert (
+        sum(record["error"] is not None for record in records) == 3
+    )  # the two damaged ones and the round link
 
 
 def test_any_name_survives_the_trip():

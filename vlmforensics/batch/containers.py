@@ -91,8 +91,9 @@ def tar_members(path: Path) -> Iterator[tuple[str, Slice]]:
     """
     try:
         with tarfile.open(path, "r:") as shard:
+            headers: Any = shard
             for member in shard:
-                shard.members = []  # it keeps every header otherwise  # type: ignore[attr-defined]
+                headers.members = []  # it keeps every one otherwise
                 name = member.name
                 hidden = Path(name).name.startswith(".")
                 if member.isreg() and not hidden and Path(name).suffix.lower() not in SIDECARS:
