@@ -1,4 +1,4 @@
-"""Witnesses that measure: metadata, provenance, JPEG history, noise, spectra.
+"""Witnesses that measure: metadata, provenance, JPEG history, copies, noise, camera traces, spectra.
 
 Each source is one file with one class and one line in :data:`SOURCES`; nothing is imported before it is used.
 A source's ``name`` is the stable name of the evidence that it returns. Sources return raw scores, vectors or
@@ -22,19 +22,28 @@ SOURCES: tuple[str, ...] = (
     "vlmforensics.signals.editing:EditorTraces",
     "vlmforensics.signals.camera:CameraExif",
     "vlmforensics.signals.provenance:ContentCredentials",
+    "vlmforensics.signals.thumbnail:Thumbnail",
     "vlmforensics.signals.jpeg_tables:JpegTables",
     "vlmforensics.signals.jpeg_double:JpegDouble",
     "vlmforensics.signals.jpeg_ghost:JpegGhost",
     "vlmforensics.signals.jpeg_grid:JpegGrid",
+    "vlmforensics.signals.jpeg_votes:JpegVotes",
+    "vlmforensics.signals.copymove:CopyMove",
     "vlmforensics.signals.noise:NoiseInconsistency",
+    "vlmforensics.signals.clusters:ResidualClusters",
+    "vlmforensics.signals.cfa:ColourFilterArray",
+    "vlmforensics.signals.chromatic:ChromaticAberration",
     "vlmforensics.signals.spectrum:Spectrum",
     "vlmforensics.signals.upsampling:Upsampling",
     "vlmforensics.signals.cooccurrence:Cooccurrence",
+    "vlmforensics.signals.texture:TextureContrast",
+    "vlmforensics.signals.faces:Faces",
 )
 """``module:Class`` of every source of the house, in the order in which a report lists them."""
 
-PLUGIN_GROUP = "vlmforensics.evidence"
-"""Entry-point group of third-party sources; read only where the settings allow plugins."""
+PLUGIN_GROUPS = ("vlmforensics.signals", "vlmforensics.evidence")
+"""Entry-point groups of third-party sources, see ``docs/plugins.md``; the second is the older name. They are read only
+where the settings allow plugins."""
 
 
 def _load(target: str) -> EvidenceSource:
@@ -63,7 +72,8 @@ def _plugins(taken: set[str]) -> list[EvidenceSource]:
     from importlib.metadata import entry_points
 
     found: list[EvidenceSource] = []
-    for point in sorted(entry_points(group=PLUGIN_GROUP), key=lambda point: point.name):
+    points = [point for group in PLUGIN_GROUPS for point in entry_points(group=group)]
+    for point in sorted(points, key=lambda point: point.name):
         try:
             source: EvidenceSource = point.load()()
             name, _, _ = source.name, source.version, source.cost

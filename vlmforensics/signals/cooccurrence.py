@@ -35,7 +35,7 @@ Levels = NDArray[np.uint8]
 
 
 @cache
-def _classes(length: int) -> tuple[NDArray[np.intp], int]:
+def run_classes(length: int) -> tuple[NDArray[np.intp], int]:
     """Index of the symmetry class of each run of ``length`` levels: reversal and change of sign are one class.
 
     Returns:
@@ -70,14 +70,14 @@ def _run_counts(levels: Levels) -> NDArray[np.float64]:
     three, nine = np.uint8(3), np.uint8(9)
     left = levels[:, :width] * three + levels[:, 1 : width + 1]
     right = levels[:, 2 : width + 2] * three + levels[:, 3 : width + 3]
-    index, classes = _classes(4)
+    index, classes = run_classes(4)
     return np.asarray(np.bincount(index, _count(left * nine + right, 81), classes), dtype=np.float64)
 
 
 def _colour_counts(rgb: NDArray[np.float32], order: int, step: float) -> NDArray[np.float64]:
     """Counts of joint levels (R, G, B), change of sign and of R with B being one class: float64 (10,)."""
     red, green, blue = (_levels(np.ascontiguousarray(rgb[..., c]), order, step) for c in range(3))
-    index, classes = _classes(3)
+    index, classes = run_classes(3)
     counts = _count((red * np.uint8(3) + green) * np.uint8(3) + blue, 27)
     return np.asarray(np.bincount(index, counts, classes), dtype=np.float64)
 
@@ -99,8 +99,8 @@ def cooccurrence_features(pixels: Pixels) -> NDArray[np.float32]:
     """
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise ValueError(f"needs at least {MIN_SIDE} pixels a side, not {pixels.shape[1]}×{pixels.shape[0]}")
-    runs = [np.zeros(_classes(4)[1]) for _ in RUNS]
-    colours = [np.zeros(_classes(3)[1]) for _ in COLOURS]
+    runs = [np.zeros(run_classes(4)[1]) for _ in RUNS]
+    colours = [np.zeros(run_classes(3)[1]) for _ in COLOURS]
     for crop in native_crops(pixels):
         turned = np.ascontiguousarray(crop.transpose(1, 0, 2))
         for rgb in (crop, turned):
@@ -137,4 +137,4 @@ class Cooccurrence:
         ]
 
 
-_EVEN = int(_classes(4)[0][(3**4 - 1) // 2])  # the class of four zeros
+_EVEN = int(run_classes(4)[0][(3**4 - 1) // 2])  # the class of four zeros

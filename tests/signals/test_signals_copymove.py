@@ -1,0 +1,103 @@
+"""Copies planted in photographs are found, with source and copy; repeated things and untouched photographs are not."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from vlmforensics.imaging import encode, open_case
+from vlmforensics.settings import Settings
+from vlmforensics.signals.copymove import FOUND, CopyMove
+from vlmforensics.signals.duplicates import shift_hypotheses, whitened
+from vlmforensics.signals.maps import luma
+
+
+def photograph(name: str) -> np.ndarray:
+    return np.ascontiguousarray(getattr(data, name)()[..., :3])
+
+
+def case(pixels: np.ndarray, quality: int | None = None):
+    pixels = np.ascontiguousarray(pixels)
+    if quality is None:
+        return open_case(encode(pixels, "PNG"), settings=Settings(sandbox=False))
+    saved = encode(pixels, "JPEG", quality=quality, subsampling="4:4:4")
+    return open_case(saved, settings=Settings(sandbox=False))
+
+
+def plant(pixels: np.ndarray, source: tuple[int, int], copy: tuple[int, int], turn: float = 0, scale: float = 1):
+    """Copy a disc of 70 pixels across; returns the picture and the union of source and copy."""
+    affine = cv2.getRotationMatrix2D(source, turn, scale)
+    affine[:, 2] += np.subtract(copy, source)
+    size = pixels.shape[1::-1]
+    disc = cv2.circle(np.zeros(pixels.shape[:2], np.uint8), source, 35, 1, -1)
+    moved = cv2.warpAffine(disc, affine, size, flags=cv2.INTER_NEAREST)
+    mapped = cv2.warpAffine(pixels, affine, size, flags=cv2.INTER_CUBIC)
+    return np.where(moved[..., None] > 0, mapped, pixels), (disc + moved) > 0
+
+
+def overlap(found: np.ndarray, truth: np.ndarray) -> float:
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "copy", "turn", "scale", "quality"),
+    [
+        ("astronaut", (330, 120), (110, 440), 0, 1, None),
+        ("coffee", (120, 130), (480, 300), 0, 1, 90),
+        ("coffee", (300, 200), (520, 90), 25, 1, None),
+        ("astronaut", (220, 120), (400, 420), 0, 1.25, None),
+    ],
+)
+def test_finds_both_parts(name, source, copy, turn, scale, quality):
+    forged, truth = plant(photograph(name), source, copy, turn, scale)
+    (evidence,) = CopyMove().examine(case(forged, quality))
+    assert evidence.score >= FOUND
+    assert "copy of another part" in evidence.statement
+    assert overlap(evidence.region.mask, truth) > 0.3
+    shown = cv2.resize(evidence.heatmap, truth.shape[::-1]) > 0.5
+    assert overlap(shown, truth) > 0.3
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])
+@pytest.mark.parametrize("quality", [None, 80])
+def test_no_alarm(name, quality):
+    (evidence,) = CopyMove().examine(case(photograph(name), quality))
+    assert evidence.score < FOUND
+    assert evidence.region is None
+
+
+def test_repeated_things_with_their_own_noise_are_no_copy():
+    rng = np.random.default_rng(4)
+    tile = cv2.resize(photograph("coffee")[100:300, 100:300], (96, 96), interpolation=cv2.INTER_AREA)
+    wall = np.tile(tile, (4, 5, 1)).astype(np.float64)
+    wall *= np.linspace(0.8, 1.1, wall.shape[1])[None, :, None]  # light falls off along a wall
+    wall = cv2.warpAffine(wall, np.array([[1, 0.02, 0], [0.01, 1, 0]]), wall.shape[1::-1])
+    noisy = np.clip(wall + rng.normal(0, 4, wall.shape), 0, 255).astype(np.uint8)
+    (evidence,) = CopyMove().examine(case(noisy[16:, 16:]))
+    assert evidence.score < FOUND
+
+
+def test_follows_the_orientation():
+    forged, truth = plant(photograph("astronaut"), (330, 120), (110, 440))
+    turned = open_case(encode(np.ascontiguousarray(forged), "PNG"), settings=Settings(sandbox=False))
+    from dataclasses import replace
+
+    from vlmforensics.signals.maps import upright
+
+    shown = np.stack([upright(forged[..., c], 6) for c in range(3)], -1)
+    (evidence,) = CopyMove().examine(replace(turned, upright=np.ascontiguousarray(shown), orientation=6))
+    assert overlap(evidence.region.mask, upright(truth, 6)) > 0.3
+
+
+def test_autocorrelation_finds_a_shift_in_noise_without_structure():
+    rng = np.random.default_rng(2)
+    grain = (128 + rng.normal(0, 3, (300, 400))).astype(np.float32)
+    grain[180:260, 250:350] = grain[40:120, 60:160]
+    best = shift_hypotheses(whitened(grain), 20)[0]
+    assert tuple(best.map[:, 2]) == (190, 140)
+
+
+def test_shift_of_nothing():
+    assert shift_hypotheses(whitened(luma(np.full((200, 200, 3), 99, np.uint8))), 20) == []

@@ -1,0 +1,311 @@
+"""Copy-move: a part of the picture that was copied onto another part of it.
+
+Hypotheses come from matched keypoints and from the residual's autocorrelation (:mod:`.duplicates`). Each is verified
+pixel by pixel: the picture is mapped onto itself, and source and copy must agree in structure, in fine residual and in
+brightness. Repeated things (windows, tiles, letters) agree in structure, but each was exposed and sampled on its own,
+so their residual differs; a copy repeats it. Both parts are returned, for a picture alone does not tell which came
+first.
+
+References:
+    Christlein, Riess, Jordan, Riess & Angelopoulou 2012, An Evaluation of Popular Copy-Move Forgery Detection
+    Approaches (pipeline, verification);
+    Amerini et al. 2011, A SIFT-Based Forensic Method for Copy–Move Attack Detection and Transformation Recovery
+    (correlation map of the mapped picture).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from vlmforensics.signals.duplicates import (
+    Affine,
+    Hypothesis,
+    keypoint_hypotheses,
+    shift_hypotheses,
+    whitened,
+)
+from vlmforensics.signals.maps import heatmap, luma, too_small, upright
+from vlmforensics.types import BoolMask, Box, CaseImage, Evidence, Grey, Region
+
+LIMIT = 800_000
+"""Pixels examined; larger pictures are reduced, for source and copy may lie anywhere."""
+SIDE = 128
+"""Pixels a side under which nothing is examined."""
+FOUND = 1.0
+"""Score from which the text speaks of a copy."""
+WINDOW = 11
+"""Pixels a side of the window in which agreement is measured."""
+_MIN_AREA = 150  # pixels of the examined size that must agree closely
+_MARGIN = 96  # pixels around matched keypoints into which a copy is followed
+_PARTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """One verified pair of parts, in pixels of the examined size.
+
+    Attributes:
+        map: float64 (2, 3), source → copy.
+        target: bool (h, w), the copy (or the source: that can't be told).
+        source: bool (h, w), the other.
+        area: pixels of ``target``.
+        close: pixels of ``target`` that agree closely.
+        fine: mean difference over the residual's deviation; 0 = identical.
+        coarse: mean difference behind a blur over the detail there; 0 = identical.
+        support: matched keypoints, 0 for a shift that the autocorrelation found.
+        score: see :func:`strength`.
+    """
+
+    map: Affine
+    target: BoolMask
+    source: BoolMask
+    area: int
+    close: int
+    fine: float
+    coarse: float
+    support: int
+    score: float
+
+
+def strength(close: int, fine: float, coarse: float) -> float:
+    """One number from how much agrees and how well; :data:`FOUND` was set on untouched photographs.
+
+    JPEG spoils the fine agreement of a copy more than the coarse one, a change of light the coarse one; repeated things
+    differ in both.
+
+    Args:
+        close: pixels that agree closely.
+        fine: see :class:`Copy`.
+        coarse: see :class:`Copy`.
+    """
+    both, mostly_fine = fine / 0.3 + coarse / 0.08, 1.3 * (fine / 0.18 + coarse / 0.5)
+    return float(1.85 / (min(both, mostly_fine) + 0.3) * min(1.0, (close / 400) ** 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class _Planes:
+    """What every hypothesis is verified on: luma, its residual, and luma behind a blur."""
+
+    plane: Grey
+    residual: Grey
+    blurred: Grey
+
+
+def _residual(plane: Grey) -> Grey:
+    return np.asarray(plane - cv2.GaussianBlur(plane, (0, 0), 1.5))
+
+
+def find_copies(plane: Grey) -> list[Copy]:
+    """Find and verify copies, strongest first.
+
+    Args:
+        plane: float32 (H, W), 0..255, at least 128 pixels a side.
+    """
+    apart = max(16.0, 0.03 * max(plane.shape))
+    planes = _Planes(plane, _residual(plane), np.asarray(cv2.GaussianBlur(plane, (0, 0), 2.0)))
+    hypotheses = keypoint_hypotheses(plane, apart) + shift_hypotheses(whitened(plane), apart)
+    found = [copy for hypothesis in hypotheses for fit in _fitted(planes, hypothesis) for copy in verify(planes, fit, apart)]
+    return sorted(found, key=lambda copy: -copy.score)
+
+
+def _window(hypothesis: Hypothesis, width: int, height: int) -> tuple[int, int, int, int]:
+    """Where a copy is looked for: (x0, y0, x1, y1)."""
+    if not hypothesis.support:
+        return 0, 0, width, height
+    low, high = hypothesis.points.min(axis=0), hypothesis.points.max(axis=0)
+    x0, y0 = (max(0, int(value) - _MARGIN) for value in low)
+    return x0, y0, min(width, int(high[0]) + _MARGIN), min(height, int(high[1]) + _MARGIN)
+
+
+def _fitted(planes: _Planes, hypothesis: Hypothesis) -> list[Hypothesis]:
+    """The map made exact: keypoints leave a pixel of error, at which fine detail no longer agrees.
+
+    A map that is nearly a shift is rounded to one, for most copies are; any other is aligned by its correlation.
+    """
+    if not hypothesis.support or np.array_equal(hypothesis.map[:, :2], np.eye(2)):
+        return [hypothesis]
+    affine, points = hypothesis.map, hypothesis.points
+    sources = (points - affine[:, 2]) @ np.linalg.inv(affine[:, :2]).T
+    moved = points - sources
+    shift = np.median(moved, axis=0)
+    if float(np.abs(moved - shift).max()) < 6 and float(np.abs(affine[:, :2] - np.eye(2)).max()) < 0.1:
+        rounded = np.array([[1.0, 0, np.rint(shift[0])], [0, 1.0, np.rint(shift[1])]])
+        return [replace(hypothesis, map=rounded), replace(hypothesis, map=_aligned(planes, hypothesis))]
+    return [replace(hypothesis, map=_aligned(planes, hypothesis))]
+
+
+def _aligned(planes: _Planes, hypothesis: Hypothesis) -> Affine:
+    """Align source and copy by their enhanced correlation (Evangelidis & Psarakis 2008); unchanged where it fails."""
+    height, width = planes.plane.shape
+    x0, y0, x1, y1 = _window(hypothesis, width, height)
+    mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+    hull = cv2.convexHull(np.rint(hypothesis.points - (x0, y0)).astype(np.int32))
+    cv2.fillConvexPoly(mask, hull, 255)
+    mask = cv2.dilate(mask, np.ones((13, 13), np.uint8))
+    inverse = cv2.invertAffineTransform(hypothesis.map)
+    start = inverse.copy()
+    start[:, 2] += inverse[:, :2] @ (x0, y0)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4)
+    try:
+        _, found = cv2.findTransformECC(
+            planes.plane[y0:y1, x0:x1],
+            planes.plane,
+            start.astype(np.float32),
+            cv2.MOTION_AFFINE,
+            stop,
+            mask,
+            3,
+        )
+    except cv2.error:  # nothing to align by, or it ran away
+        return hypothesis.map
+    found = np.asarray(found, dtype=np.float64)
+    found[:, 2] -= found[:, :2] @ (x0, y0)
+    forward = np.asarray(cv2.invertAffineTransform(found), dtype=np.float64)
+    points = hypothesis.points
+    drift = np.linalg.norm(points @ (found - inverse)[:, :2].T + (found - inverse)[:, 2], axis=1)
+    return forward if float(drift.max()) < 6 else hypothesis.map
+
+
+def verify(planes: _Planes, hypothesis: Hypothesis, apart: float) -> Iterator[Copy]:
+    """Map the picture onto itself and yield the parts that agree."""
+    height, width = planes.plane.shape
+    x0, y0, x1, y1 = _window(hypothesis, width, height)
+    local = hypothesis.map.copy()
+    local[:, 2] -= (x0, y0)
+    size = (x1 - x0, y1 - y0)
+    mapped = cv2.warpAffine(planes.plane, local, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    here, residual = planes.plane[y0:y1, x0:x1], planes.residual[y0:y1, x0:x1]
+    valid = _valid(hypothesis.map, (x0, y0), size, (width, height), apart)
+    other = _residual(mapped)
+    fine = _correlation(residual, other, 0.1)
+    agrees = valid & (fine > 0.7)
+    if int(agrees.sum()) < _MIN_AREA:
+        return
+    structure = _correlation(here, mapped, 0.25)
+    agrees &= structure > 0.85
+    close = agrees & (structure > 0.95) & (fine > 0.9)
+    parts = _parts(agrees, close)
+    # A copy beside what it resembles anyway (one of several like things): its exact pixels are looked at alone too.
+    error = cv2.blur(np.abs(here - mapped), (WINDOW, WINDOW))
+    exact = close & (error < 0.1 * np.abs(cv2.blur(np.abs(residual), (WINDOW, WINDOW))))
+    parts += _parts(exact, exact)
+    blurred = planes.blurred[y0:y1, x0:x1]
+    difference = np.abs(blurred - cv2.GaussianBlur(mapped, (0, 0), 2.0))
+    detail = np.abs(blurred - cv2.GaussianBlur(blurred, (0, 0), 6.0))
+    inverse = cv2.invertAffineTransform(hypothesis.map)
+    for inside in parts:
+        number = int((inside & close).sum())
+        deviation = float(np.sqrt(np.square(residual[inside]).mean()))
+        ratio = float(np.abs(here - mapped)[inside].mean()) / max(deviation, 0.5)
+        coarse = float(difference[inside].mean()) / max(float(detail[inside].mean()), 0.5)
+        target = np.zeros((height, width), np.uint8)
+        target[y0:y1, x0:x1] = cv2.dilate(inside.astype(np.uint8), np.ones((5, 5), np.uint8))
+        source = cv2.warpAffine(target, inverse, (width, height), flags=cv2.INTER_NEAREST)
+        yield Copy(
+            map=hypothesis.map,
+            target=target.astype(np.bool_),
+            source=source.astype(np.bool_),
+            area=int(inside.sum()),
+            close=number,
+            fine=ratio,
+            coarse=coarse,
+            support=hypothesis.support,
+            score=strength(number, ratio, coarse),
+        )
+
+
+def _parts(agrees: BoolMask, close: BoolMask) -> list[BoolMask]:
+    """Connected parts that agree, those with most close pixels first, at most four, none under the least area."""
+    opened = cv2.morphologyEx(agrees.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+    count, labels = cv2.connectedComponents(opened, connectivity=8)
+    number = np.bincount(labels[close], minlength=count)
+    number[0] = 0
+    largest = np.argsort(-number, kind="stable")[:_PARTS]
+    return [labels == part for part in largest if number[part] >= _MIN_AREA]
+
+
+def _valid(
+    affine: Affine, corner: tuple[int, int], size: tuple[int, int], whole: tuple[int, int], apart: float
+) -> BoolMask:
+    """Pixels of a window whose source lies inside the picture and far enough away."""
+    inverse = cv2.invertAffineTransform(affine).astype(np.float32)
+    y, x = np.mgrid[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]].astype(np.float32)
+    from_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
+    from_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
+    rim = WINDOW // 2
+    inside = (from_x >= rim) & (from_y >= rim) & (from_x < whole[0] - rim) & (from_y < whole[1] - rim)
+    return np.asarray(inside & (np.square(from_x - x) + np.square(from_y - y) > apart**2))
+
+
+def _correlation(one: Grey, other: Grey, floor: float) -> Grey:
+    """Local correlation coefficient over windows of 11×11 pixels; variances under ``floor`` count as that."""
+
+    def mean(values: Grey) -> Grey:
+        return np.asarray(cv2.blur(values, (WINDOW, WINDOW)))
+
+    first, second = mean(one), mean(other)
+    spread = (mean(one * one) - first * first, mean(other * other) - second * second)
+    both = mean(one * other) - first * second
+    return np.asarray(both / np.sqrt(np.maximum(spread[0], floor) * np.maximum(spread[1], floor)))
+
+
+class CopyMove:
+    """Evidence for a part that was copied within the picture."""
+
+    name, version, cost = "copy_move", "1", "about a second"
+
+    def examine(self, case: CaseImage) -> list[Evidence]:
+        """Return one evidence; an empty list for pictures under 128 pixels a side, or flat ones."""
+        if too_small(case, SIDE):
+            return []
+        pixels = case.stored
+        reduction = min(1.0, (LIMIT / (pixels.shape[0] * pixels.shape[1])) ** 0.5)
+        if reduction < 1:
+            size = (round(pixels.shape[1] * reduction), round(pixels.shape[0] * reduction))
+            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        plane = luma(pixels)
+        if min(plane.shape) < SIDE or float(plane.std()) < 1:
+            return []
+        copies = find_copies(plane)
+        recompute: dict[str, object] = {
+            "version": self.version,
+            "size": [int(plane.shape[1]), int(plane.shape[0])],
+        }
+        if not copies:
+            text = f"No part of at least {_MIN_AREA} pixels (at {plane.shape[1]} × {plane.shape[0]}) repeats another."
+            return [Evidence(self.name, text, score=0.0, recompute=recompute)]
+        best = copies[0]
+        recompute["map"] = [[round(float(value), 4) for value in row] for row in best.map]
+        measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
+        if best.score < FOUND:
+            text = f"Parts that resemble each other differ as repeated things do (the most alike: {measured})."
+            return [Evidence(self.name, text, score=best.score, recompute=recompute)]
+        strong = [copy for copy in copies if copy.score >= max(FOUND, best.score / 3)]
+        marked = np.any([copy.target | copy.source for copy in strong], axis=0)
+        turn = float(np.degrees(np.arctan2(best.map[1, 0], best.map[0, 0])))
+        scale = float(np.sqrt(np.linalg.det(best.map[:, :2])))
+        how = "shifted" if abs(turn) < 1 and abs(scale - 1) < 0.02 else f"turned {turn:.0f}°, scaled {scale:.2f}"
+        text = f"A part of the picture is a copy of another part ({how}; {measured})."
+        shown = heatmap(upright(marked.astype(np.float32), case.orientation), 0, 1)
+        return [
+            Evidence(
+                self.name,
+                text,
+                score=best.score,
+                region=_region(upright(marked, case.orientation), case),
+                heatmap=shown,
+                recompute=recompute,
+            )
+        ]
+
+
+def _region(marked: BoolMask, case: CaseImage) -> Region:
+    """Source and copy together, as one region in upright pixels."""
+    size = (case.width, case.height)
+    mask = cv2.resize(marked.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return Region(Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), mask)
