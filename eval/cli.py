@@ -45,6 +45,32 @@ def page(docs: Annotated[Path, typer.Option(help="Where model-card.md goes.")] =
     write_card(ROOT / "results" / "compact.json", docs)
 
 
+@app.command()
+def signals(
+    data: Annotated[Path, typer.Option(help="Folder with manifest.jsonl and the pictures.")],
+    observed: Annotated[
+        Path, typer.Option(help="JSON lines of what the sources said; continued where it ends.")
+    ] = Path("runs/signals/observed.jsonl"),
+    real: Annotated[int, typer.Option(help="Real pictures at most, those beside tampered ones first.")] = 300,
+    synthetic: Annotated[int, typer.Option(help="Synthetic pictures at most.")] = 150,
+    docs: Annotated[Path, typer.Option(help="Where signals.md lies.")] = Path("docs"),
+    cost: Annotated[bool, typer.Option(help="Measure what each source costs, too.")] = True,
+) -> None:
+    """Measure every source by itself, on files as found, and write the tables of docs/signals.md."""
+    from vlmforensics.eval import overhead
+    from vlmforensics.eval import signals as sources
+    from vlmforensics.eval.card import save
+
+    for line in sources.measure(data, observed, real, synthetic):
+        typer.echo(line)
+    result = sources.figures(sources.read_rows(observed))
+    if cost:
+        result["cost"] = overhead.signal_ratios(3000, 4000)
+    save(result, ROOT / "results" / "signals.json")
+    sources.write_page(result, docs / "signals.md")
+    typer.echo(f"wrote {docs / 'signals.md'}")
+
+
 trust.add_commands(app)
 scale.add_commands(app)
 

@@ -109,7 +109,7 @@ class TestLens:
     def test_part_from_the_other_side_of_a_lens(self):
         picture = through_a_lens(aligned("astronaut"), 0.006)
         other = aligned("astronaut")
-        other[..., 0] = np.roll(other[..., 0], (1, -1), (0, 1))
+        other[..., 0] = np.roll(other[..., 0], (-1, 1), (0, 1))
         part = (slice(256, 480), slice(32, 224))
         picture[part] = other[part]
         (evidence,) = ChromaticAberration().examine(case(picture))
@@ -184,8 +184,8 @@ class TestThumbnail:
 
     def test_crop(self):
         picture = photograph("coffee")
-        (evidence,) = Thumbnail().examine(self.with_preview(picture[:, 200:560], picture[:, 140:]))
-        assert evidence.code in ("cropped", "differs")
+        (evidence,) = Thumbnail().examine(self.with_preview(picture[:, 200:560], picture))
+        assert evidence.code == "cropped"
 
     def test_damaged_or_none(self):
         subject = case(photograph("coffee"), 90)

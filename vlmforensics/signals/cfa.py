@@ -98,7 +98,9 @@ def missing(found: Mosaic) -> tuple[Grey, float]:
     """
     weight = np.isfinite(found.cells).astype(np.float32)
     total = cv2.blur(weight, (5, 5), borderType=cv2.BORDER_CONSTANT)
-    mean = cv2.blur(np.nan_to_num(found.cells), (5, 5), borderType=cv2.BORDER_CONSTANT) / np.maximum(total, 0.01)
+    mean = cv2.blur(np.nan_to_num(found.cells), (5, 5), borderType=cv2.BORDER_CONSTANT) / np.maximum(
+        total, 0.01
+    )
     error = found.spread / np.sqrt(np.maximum(25 * total, 1))
     deviation = np.where(total >= 0.35, (found.ratio - mean) / error, 0).astype(np.float32)
     marked = ((deviation > 3) & (mean < found.ratio / 2)).astype(np.uint8)
@@ -134,7 +136,9 @@ class ColourFilterArray:
         measured = f"log ratio of both variances {found.ratio:.2f}, {found.certainty:.1f} standard errors"
         present = found.ratio >= PRESENT and found.certainty >= 8
         if present:
-            text = f"Green carries the checkerboard that demosaicing leaves ({measured}), as an unscaled photograph does"
+            text = (
+                f"Green carries the checkerboard of demosaicing ({measured}), as an unscaled photograph does"
+            )
         else:
             text = f"Green carries no trace of demosaicing ({measured}), as after scaling or compression, or never"
         whole = Evidence(self.name, text + ".", score=-min(found.ratio, 3.0), recompute=recompute)
@@ -151,6 +155,6 @@ class ColourFilterArray:
         if region is not None:
             text = f"A part lacks the trace of demosaicing that the rest carries ({score:.1f} standard errors short)."
         else:
-            text = f"The trace of demosaicing is even over the picture (weakest part {score:.1f} standard errors short)."
+            text = f"The trace of demosaicing is even (weakest part {score:.1f} standard errors short)."
         shown = heatmap(cells, 0, 2 * FOUND)
         return Evidence("cfa_part", text, score=score, region=region, heatmap=shown, recompute=recompute)

@@ -83,7 +83,9 @@ def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], NDArray[np
     shift = -solution[..., 2:] / safe[..., None]
     error = np.sqrt(rest[..., None] * inverse[..., (2, 3), (2, 3)]) / np.abs(safe)[..., None]
     strong = np.minimum(normal[..., 2, 2], normal[..., 3, 3]) / count > 4  # gradients both ways
-    usable = strong & (gain > 0.3) & (gain < 3) & (np.abs(shift).max(axis=-1) < 1.5) & (error.max(axis=-1) < 0.1)
+    usable = (
+        strong & (gain > 0.3) & (gain < 3) & (np.abs(shift).max(axis=-1) < 1.5) & (error.max(axis=-1) < 0.1)
+    )
     return shift, error, usable
 
 
@@ -104,8 +106,12 @@ def aberration(pixels: Pixels, channel: int) -> Aberration | None:
     position = (np.stack([x, y], axis=-1) - middle) * CELL
     design = np.concatenate(
         [
-            np.stack([position[usable][:, 0], np.ones(int(usable.sum())), np.zeros(int(usable.sum()))], axis=1),
-            np.stack([position[usable][:, 1], np.zeros(int(usable.sum())), np.ones(int(usable.sum()))], axis=1),
+            np.stack(
+                [position[usable][:, 0], np.ones(int(usable.sum())), np.zeros(int(usable.sum()))], axis=1
+            ),
+            np.stack(
+                [position[usable][:, 1], np.zeros(int(usable.sum())), np.ones(int(usable.sum()))], axis=1
+            ),
         ]
     )
     target = np.concatenate([shift[usable][:, 0], shift[usable][:, 1]])

@@ -28,11 +28,11 @@ CELL = 16
 """Pixels between windows."""
 WINDOW = 6
 """Cells a side of a window (96 pixels)."""
-FOUND = 4.5
+FOUND = 5.0
 """Score from which the text speaks of a part that differs."""
 STEP = 2.0
 """Grey levels of one quantisation step (Splicebuster's)."""
-_COMPONENTS = 12  # Splicebuster keeps 25 of 50 for whole photographs; small pictures bear fewer
+_COMPONENTS = 6  # Splicebuster keeps 25 of 50 for whole photographs; small pictures bear fewer
 _MIN_WINDOWS = 120
 
 
@@ -41,8 +41,8 @@ class Clusters:
     """Result of :func:`residual_clusters`.
 
     Attributes:
-        distance: float32 (r, c), Mahalanobis distance of the window around each cell from the picture's Gaussian, in
-            robust deviations above the median; 0 where the window is unusable.
+        distance: float32 (r, c), log Mahalanobis distance of the window around each cell from the picture's Gaussian,
+            in robust deviations above the median; 0 where the window is unusable.
         part: bool (r, c), the strongest group of windows, or all False.
         score: its mean distance.
         share: its share of the usable windows, 0..1.
@@ -98,9 +98,9 @@ def residual_clusters(plane: Grey) -> Clusters | None:
     keep = axes[: min(_COMPONENTS, int((scale > 1e-6 * scale[0]).sum()))]
     reduced = centred @ keep.T
     squared = _mahalanobis(reduced)
-    value = np.sqrt(squared)
+    value = np.log(squared + 1e-6)  # distances of natural content have a heavy tail
     middle = float(np.median(value))
-    spread = max(1.4826 * float(np.median(np.abs(value - middle))), 0.1)
+    spread = max(1.4826 * float(np.median(np.abs(value - middle))), 0.2)
     distance = np.zeros((rows, columns), dtype=np.float32)
     distance[usable] = np.clip((value - middle) / spread, 0, 25)
     part, score, share = _group(distance, usable)
@@ -121,8 +121,8 @@ def _mahalanobis(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _group(distance: Grey, usable: BoolMask) -> tuple[BoolMask, float, float]:
-    """Strongest group of neighbouring windows beyond 3 deviations: (cells, score, share); damped for tiny groups."""
-    marked = ((distance > 3) & usable).astype(np.uint8)
+    """Strongest group of neighbouring windows beyond 2.5 deviations: (cells, score, share); damped for tiny groups."""
+    marked = ((distance > 2.5) & usable).astype(np.uint8)
     best = (np.zeros(usable.shape, bool), 0.0, 0.0)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(marked, connectivity=8)
     for group in range(1, count):
@@ -174,7 +174,7 @@ class ResidualClusters:
                 text,
                 score=found.score,
                 region=region,
-                heatmap=heatmap(distance, 0, 3 * FOUND),
+                heatmap=heatmap(distance, 1, 1.5 * FOUND),
                 recompute=recompute,
             )
         ]

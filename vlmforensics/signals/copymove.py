@@ -108,7 +108,12 @@ def find_copies(plane: Grey) -> list[Copy]:
     apart = max(16.0, 0.03 * max(plane.shape))
     planes = _Planes(plane, _residual(plane), np.asarray(cv2.GaussianBlur(plane, (0, 0), 2.0)))
     hypotheses = keypoint_hypotheses(plane, apart) + shift_hypotheses(whitened(plane), apart)
-    found = [copy for hypothesis in hypotheses for fit in _fitted(planes, hypothesis) for copy in verify(planes, fit, apart)]
+    found = [
+        copy
+        for hypothesis in hypotheses
+        for fit in _fitted(planes, hypothesis)
+        for copy in verify(planes, fit, apart)
+    ]
     return sorted(found, key=lambda copy: -copy.score)
 
 
@@ -282,13 +287,19 @@ class CopyMove:
         recompute["map"] = [[round(float(value), 4) for value in row] for row in best.map]
         measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
         if best.score < FOUND:
-            text = f"Parts that resemble each other differ as repeated things do (the most alike: {measured})."
+            text = (
+                f"Parts that resemble each other differ as repeated things do (the most alike: {measured})."
+            )
             return [Evidence(self.name, text, score=best.score, recompute=recompute)]
         strong = [copy for copy in copies if copy.score >= max(FOUND, best.score / 3)]
         marked = np.any([copy.target | copy.source for copy in strong], axis=0)
         turn = float(np.degrees(np.arctan2(best.map[1, 0], best.map[0, 0])))
         scale = float(np.sqrt(np.linalg.det(best.map[:, :2])))
-        how = "shifted" if abs(turn) < 1 and abs(scale - 1) < 0.02 else f"turned {turn:.0f}°, scaled {scale:.2f}"
+        how = (
+            "shifted"
+            if abs(turn) < 1 and abs(scale - 1) < 0.02
+            else f"turned {turn:.0f}°, scaled {scale:.2f}"
+        )
         text = f"A part of the picture is a copy of another part ({how}; {measured})."
         shown = heatmap(upright(marked.astype(np.float32), case.orientation), 0, 1)
         return [

@@ -103,8 +103,8 @@ def _every(count: int, most: int) -> NDArray[np.intp]:
 def keypoint_hypotheses(plane: Grey, apart: float, most: int = 12, least: int = 4) -> list[Hypothesis]:
     """Find maps that many matched keypoints agree on; deterministic.
 
-    Plain shifts come first. Then each match gives a similarity from the places, sizes and angles of its two keypoints; the one that most others
-    follow is refined to an affine map by RANSAC, its matches are taken out, and the search goes on.
+    Plain shifts come first. Then each match gives a similarity from the places, sizes and angles of its two keypoints;
+    the one that most others follow is refined to an affine map by RANSAC, its matches are taken out, and so on.
 
     Args:
         plane: float32 (H, W), 0..255.

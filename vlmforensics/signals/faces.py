@@ -25,7 +25,7 @@ SIDE = 320
 """Pixels of the longer side at which faces are looked for; faces under a tenth of it are not found."""
 LEAST = 64
 """Pixels a side under which a face is not measured."""
-FOUND = 0.9
+FOUND = 0.7
 """Log ratio of fine detail from which the text calls a face softer than its surroundings."""
 _MOST = 8
 
@@ -69,7 +69,10 @@ def find_faces(pixels: Pixels) -> list[Box]:
     boxes = []
     for item in sorted(found, key=lambda item: (-item["width"], item["r"], item["c"]))[:_MOST]:
         left, top = round(item["c"] / scale), round(item["r"] / scale)
-        right, bottom = round((item["c"] + item["width"]) / scale), round((item["r"] + item["height"]) / scale)
+        right, bottom = (
+            round((item["c"] + item["width"]) / scale),
+            round((item["r"] + item["height"]) / scale),
+        )
         boxes.append(Box(left, top, min(right, width), min(bottom, height)))
     return boxes
 
@@ -122,7 +125,9 @@ class Faces:
         boxes = find_faces(case.upright)
         plane = upright(luma(case.stored), case.orientation) if boxes else None
         faces = [
-            Face(box, value) for box in boxes if plane is not None and (value := softness(plane, box)) is not None
+            Face(box, value)
+            for box in boxes
+            if plane is not None and (value := softness(plane, box)) is not None
         ]
         if not faces:
             return []
@@ -132,7 +137,9 @@ class Faces:
         if softest.softness >= FOUND:
             text = f"Of {number} that can be measured, one is softer than its surroundings ({ratio})."
         else:
-            text = f"Of {number} that can be measured, none is softer than its surroundings (largest {ratio})."
+            text = (
+                f"Of {number} that can be measured, none is softer than its surroundings (largest {ratio})."
+            )
         recompute = {"version": self.version, "faces": [face.box.as_list() for face in faces]}
         region = Region(softest.box) if softest.softness >= FOUND else None
         return [Evidence(self.name, text, score=softest.softness, region=region, recompute=recompute)]

@@ -66,7 +66,7 @@ def zeros(plane: Grey) -> NDArray[np.uint8]:
         for left in range(8):
             across = (plane.shape[1] - left) // 8
             part = columns[:, left : left + 8 * across].reshape(-1, 8)
-            small = np.abs(part @ matrix.T) < 0.5
+            small = np.abs(part @ matrix.T) < 0.499  # ½ itself is common, and rounding must not decide
             number = small.reshape(rows, 8, across, 8).sum(axis=(1, 3), dtype=np.uint8)
             number -= small.reshape(rows, 8, across, 8)[:, 0, :, 0]  # the mean is no AC coefficient
             out[top::8, left::8] = number[: len(range(top, height, 8)), : len(range(left, width, 8))]
@@ -192,8 +192,12 @@ class JpegVotes:
         tall, wide = (side // 8 for side in part.shape)
         coarse = part[: tall * 8, : wide * 8].reshape(tall, 8, wide, 8).mean(axis=(1, 3))
         cells = upright(place(coarse, 8, top, left, height, width), case.orientation)
-        region = largest_region(cells > 0.5, case.width, case.height) if found.foreign_grid is not None else None
+        region = (
+            largest_region(cells > 0.5, case.width, case.height) if found.foreign_grid is not None else None
+        )
         shown = heatmap(cells, 0, 1)
         return [
-            Evidence(self.name, text, score=found.foreign_score, region=region, heatmap=shown, recompute=recompute)
+            Evidence(
+                self.name, text, score=found.foreign_score, region=region, heatmap=shown, recompute=recompute
+            )
         ]

@@ -39,7 +39,9 @@ _FLOOR = 1e-3
 
 def _diversity(patches: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum of absolute differences of neighbours in four directions, of each patch (n, 32, 32): float32 (n,)."""
-    total = np.abs(np.diff(patches, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(patches, axis=2)).mean(axis=(1, 2))
+    total = np.abs(np.diff(patches, axis=1)).mean(axis=(1, 2)) + np.abs(np.diff(patches, axis=2)).mean(
+        axis=(1, 2)
+    )
     total += np.abs(patches[:, 1:, 1:] - patches[:, :-1, :-1]).mean(axis=(1, 2))
     total += np.abs(patches[:, 1:, :-1] - patches[:, :-1, 1:]).mean(axis=(1, 2))
     return np.asarray(total, dtype=np.float32)

@@ -66,7 +66,8 @@ def compare(picture: Grey, small: Grey) -> Comparison | None:
     """
     small = _without_bars(small)
     ratio, other = picture.shape[1] / picture.shape[0], small.shape[1] / small.shape[0]
-    if min(small.shape) < 24 or (ratio > 1.05) != (other > 1.05) or picture.std() < 4 or small.std() < 4:
+    turned = abs(ratio * other - 1) < 2 * _SHAPE and abs(ratio / other - 1) > _SHAPE
+    if min(small.shape) < 24 or turned or picture.std() < 4 or small.std() < 4:
         return None
     scale = SIDE / max(small.shape)
     size = (max(16, round(small.shape[1] * scale)), max(16, round(small.shape[0] * scale)))
@@ -105,7 +106,9 @@ class Thumbnail:
         if found is None:
             return []
         size = f"{small.shape[1]} × {small.shape[0]} pixels"
-        measured = f"strongest difference {found.strongest:.0f} grey levels, correlation {found.correlation:.2f}"
+        measured = (
+            f"strongest difference {found.strongest:.0f} grey levels, correlation {found.correlation:.2f}"
+        )
         recompute = {
             "version": self.version,
             "thumbnail": [int(small.shape[1]), int(small.shape[0])],
@@ -138,7 +141,9 @@ class Thumbnail:
         ]
 
 
-def _reduced(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _reduced(
+    pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """At most about 512 pixels a side, by area, so that a large picture costs little."""
     scale = 512 / max(pixels.shape[:2])
     if scale >= 1:
