@@ -189,7 +189,8 @@ def _balanced(
         fit = half != side
         if not (positive[fit].any() and not positive[fit].all()):
             return {}
-        steps = np.unique(scores[fit])
+        values = np.unique(scores[fit])
+        steps = (values[:-1] + values[1:]) / 2 if len(values) > 1 else values
         rates = [
             (scores[fit & positive] >= step).mean() + (scores[fit & ~positive] < step).mean()
             for step in steps

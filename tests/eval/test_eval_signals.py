@@ -18,7 +18,7 @@ def row(
     index: int, label: str, score: float, *, iou: float | None = None, drawn: bool = False, kind: str = ""
 ):
     reading = {"score": score, "vector": [], "code": "", "drawn": drawn, "iou": iou}
-    return signals.Row(f"{label}{index}", label, f"family{index % 4}", kind, {"copy_move": reading})
+    return signals.Row(f"{label}{index}", label, f"family{index % 40}", kind, {"copy_move": reading})
 
 
 def test_figures_of_a_perfect_and_of_a_silent_source():
