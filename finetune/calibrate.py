@@ -38,7 +38,6 @@ TASKS = {
     "spectrum": "real against synthetic",
     "upsampling": "real against synthetic",
     "npr": "real against synthetic",
-    "cooccurrence": "real against synthetic",
     "blending": "real against tampered",
     "mask": "real against tampered",
     "noise": "real against tampered",
@@ -46,15 +45,6 @@ TASKS = {
     "jpeg_double": "real against tampered",
     "jpeg_grid": "real against tampered",
     "jpeg_crop": "real against tampered",
-    "jpeg_votes": "real against tampered",
-    "copy_move": "real against tampered",
-    "residual_clusters": "real against tampered",
-    "cfa": "real against synthetic",
-    "cfa_part": "real against tampered",
-    "chromatic": "real against tampered",
-    "texture_contrast": "real against synthetic",
-    "thumbnail": "real against tampered",
-    "faces": "real against tampered",
 }
 """The question that each source answers, on which its reliability is measured."""
 
