@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vlmforensics.eval import scale, trust
+from vlmforensics.eval import commands, scale, trust
 
 app = typer.Typer(no_args_is_help=True, help="Measure the assistant.", pretty_exceptions_enable=False)
 ROOT = Path(__file__).resolve().parent
@@ -26,15 +26,21 @@ def card(
     ),
     cache: Annotated[Path, typer.Option(help="Folder of cached features.")] = Path("runs/features"),
     docs: Annotated[Path, typer.Option(help="Where model-card.md and its pictures go.")] = Path("docs"),
+    run: Annotated[Path, typer.Option(help="Where the out-of-fold verdicts and their report go.")] = Path(
+        "runs/unseen"
+    ),
 ) -> None:
-    """Compute the compact model's figures and write its card."""
+    """Compute the compact model's figures on unseen sources, write its card and its report."""
     from vlmforensics.eval import card as figures
     from vlmforensics.eval.page import write_card
+    from vlmforensics.eval.unseen import run_of_card
 
     result = figures.measure(data, work, cache)
     figures.save(result, ROOT / "results" / "compact.json")
     write_card(ROOT / "results" / "compact.json", docs)
     typer.echo(f"wrote {docs / 'model-card.md'}")
+    run_of_card(data, work, cache, run)
+    commands.score(run, unseen=True)
 
 
 @app.command()
@@ -73,6 +79,7 @@ def signals(
 
 trust.add_commands(app)
 scale.add_commands(app)
+commands.add_commands(app)
 
 if __name__ == "__main__":
     app()

@@ -18,7 +18,15 @@ from vlmforensics.eval.metrics.detection import (
     roc_points,
     tpr_at_fpr,
 )
-from vlmforensics.eval.metrics.intervals import bootstrap, clopper_pearson, share
+from vlmforensics.eval.metrics.intervals import (
+    auc_of,
+    balanced_of,
+    clopper_pearson,
+    draws,
+    interval,
+    mean_of,
+    share,
+)
 from vlmforensics.eval.metrics.pixels import PixelFigures, pixel_figures
 from vlmforensics.eval.metrics.probability import brier, cllr, expected_calibration_error, min_cllr
 from vlmforensics.eval.metrics.selective import aurc, false_accusations, risk_coverage
@@ -28,21 +36,25 @@ __all__ = [
     "Encoder",
     "PixelFigures",
     "accuracy",
+    "auc_of",
     "aurc",
     "average_precision",
     "balanced_accuracy",
-    "bootstrap",
+    "balanced_of",
     "brier",
     "cllr",
     "clopper_pearson",
     "confusion",
     "css",
     "det_points",
+    "draws",
     "equal_error_rate",
     "expected_calibration_error",
     "f1",
     "false_accusations",
+    "interval",
     "macro_f1",
+    "mean_of",
     "min_cllr",
     "pixel_figures",
     "published_label",

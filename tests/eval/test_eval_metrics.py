@@ -166,9 +166,27 @@ def test_bootstrap_draws_families():
     # two families of a hundred alike pictures: the mean can only be 0, a half or 1
     labels, families = ["real"] * 200, ["a"] * 100 + ["b"] * 100
     values = np.repeat([0.0, 1.0], 100)
-    assert m.bootstrap(lambda rows: values[rows].mean(), labels, families) == (0.0, 1.0)
-    alone = m.bootstrap(lambda rows: values[rows].mean(), labels, ["a"] * 200)
+    means = m.mean_of(values, m.draws(labels, families))
+    assert set(means) == {0.0, 0.5, 1.0}
+    assert m.interval(means) == (0.0, 1.0)
+    alone = m.interval(m.mean_of(values, m.draws(labels, ["a"] * 200)))
     assert 0.4 < alone[0] < 0.5 < alone[1] < 0.6
+
+
+def test_figures_of_drawn_pictures_are_those_of_repeated_ones():
+    rng = np.random.default_rng(2)
+    labels = np.array(["real", "fake"] * 12)
+    score = rng.integers(0, 5, 24).astype(float)  # with ties
+    weights = m.draws(labels.tolist(), [f"f{i % 4}" for i in range(24)], rounds=20)
+    fast = m.auc_of(labels == "fake", score, weights)
+    right = rng.random(24) > 0.4
+    balanced = m.balanced_of(right.astype(float), labels.tolist(), weights)
+    for row, auc, share in zip(weights, fast, balanced, strict=True):
+        drawn = np.repeat(np.arange(24), row.astype(int))
+        assert len(drawn) == 24  # families of one size
+        assert auc == pytest.approx(m.roc_auc(labels[drawn] == "fake", score[drawn]))
+        own = [right[drawn][labels[drawn] == label].mean() for label in ("real", "fake")]
+        assert share == pytest.approx(np.mean(own))
 
 
 def test_pixel_figures():

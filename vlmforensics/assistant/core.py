@@ -160,6 +160,11 @@ class Assistant:
         """The vision-language model that looks and narrates."""
         return self._parts.backbone
 
+    @property
+    def calibration(self) -> fusion.Calibration:
+        """The frozen numbers that judge, as they hold beside this backbone."""
+        return self._calibration
+
     # ---------------------------------------------------------------- examine
 
     def examine(
