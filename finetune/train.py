@@ -309,6 +309,7 @@ def training_arguments(job: Job) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=False,
+        ddp_backend=None if cuda else "gloo",
         use_cpu=not cuda,
         bf16=bf16,
         fp16=cuda and not bf16,

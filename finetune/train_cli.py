@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for command in (recipes, train, export, memory, bench):
         app.command()(command)
+    app.command("hint-ablation")(hint_ablation)
 
 
 def recipes() -> None:
@@ -95,3 +96,26 @@ def bench(
     from vlmforensics.settings import load_settings
 
     typer.echo(compare(base, load_settings(threads=threads), steps=steps, rounds=rounds))
+
+
+def hint_ablation(
+    model: Annotated[str, typer.Option(help="Backbone name, checkpoint or adapter folder.")],
+    data: Annotated[Path, typer.Option(help="Samples with hints that the model has not seen.")],
+    limit: Annotated[int, typer.Option(help="Most samples; 0 takes all.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Threads = 0,
+    seed: int = 0,
+) -> None:
+    """Ask with each picture's own detector sentences, with none and with another's; prints JSON."""
+    import json
+
+    from vlmforensics.finetune.hint_ablation import ablate
+    from vlmforensics.finetune.samples import read_samples
+    from vlmforensics.settings import load_settings
+    from vlmforensics.vlm import load_backbone
+
+    samples = list(read_samples(data))
+    if limit and limit < len(samples):
+        samples = samples[:: -(-len(samples) // limit)]
+    backbone = load_backbone(model, load_settings(threads=threads, device=device))
+    typer.echo(json.dumps(ablate(backbone, samples, seed=seed), indent=1))

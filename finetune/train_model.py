@@ -203,7 +203,7 @@ def _llava(recipe: Recipe, settings: Settings, samples: int) -> Built:
         marks = extend_vocabulary(model, processor.tokenizer, (CLS, SEG))
     profile = PROFILES[recipe.prompt.profile]
     pixel_values = pixels_for(processor, model.config, whole=profile.whole)
-    student = _student(recipe, model, marks, samples, four_bit=four_bit)
+    student = _student(recipe, model, marks, samples)
     with torch.inference_mode():
         tried = pixel_values(_grey())[None].to(device, next(model.model.vision_tower.parameters()).dtype)
         places = tower_features(model, tried).shape[1]
@@ -304,18 +304,13 @@ def checkpoint_gradients(core: Any) -> None:
     core.activation_checkpointing_enable({"use_reentrant": False})
 
 
-def _student(recipe: Recipe, model: Any, marks: tuple[int, ...], samples: int, *, four_bit: bool) -> Student:
+def _student(recipe: Recipe, model: Any, marks: tuple[int, ...], samples: int) -> Student:
     learn, text = recipe.learn, model.config.get_text_config()
     if recipe.heads.layer > text.num_hidden_layers:
         raise SettingsError(
             f"heads.layer is {recipe.heads.layer}, and the language model of {recipe.base} has "
             f"{text.num_hidden_layers} layers"
         )
-    if four_bit:
-        with quiet_peft():
-            from peft import prepare_model_for_kbit_training
-
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if recipe.memory.gradient_checkpointing:
         checkpoint_gradients(model)
     llava = model
@@ -339,11 +334,10 @@ def _student(recipe: Recipe, model: Any, marks: tuple[int, ...], samples: int, *
         frozen_tower=not learn.tower,
         samples=samples,
     )
-    for name, parameter in student.named_parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            raise SettingsError(
-                f"{name} would learn in {parameter.dtype}; set learn or memory so that it is whole"
-            )
+    for (
+        parameter
+    ) in student.trained().values():  # small steps vanish in 16 bits; autocast does the arithmetic
+        parameter.data = parameter.data.float()
     return student
 
 

@@ -1,4 +1,7 @@
-"""Two processes under ``accelerate launch`` (gloo, CPU) learn what one learns."""
+"""Two processes under ``accelerate launch`` (gloo, CPU) learn what one learns.
+
+``--multi_gpu`` is accelerate's name for its launcher of several local processes; ``--cpu`` would start one alone.
+"""
 
 import json
 import os
@@ -37,7 +40,8 @@ def test_two_processes_learn_what_one_learns(tiny, lesson, tmp_path):
     ]  # fmt: skip
     two = tmp_path / "two"
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
         "--main_process_port", str(free_port()), "-m", "vlmforensics.finetune.cli", "train",
         "--recipe", "compact-cpu", "--data", str(lesson), "--out", str(two), "--device", "cpu", "--threads", "1",
@@ -49,6 +53,7 @@ def test_two_processes_learn_what_one_learns(tiny, lesson, tmp_path):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_CONFIG_FILE": str(tmp_path / "none.yaml")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((two / "checkpoint-3").glob("rng_state_*.pth"))) == 2, "there were two processes"
     one = tmp_path / "one"
     recipe = load_recipe("compact-cpu", [*changes, "optimiser.batch=4"])
     train(Job(recipe, lesson, one, settings=Settings(device="cpu", offline=True, threads=1)))

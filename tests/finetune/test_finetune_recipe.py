@@ -111,3 +111,19 @@ def test_the_guide_shows_the_table_that_the_command_prints():
     guide = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
     shown = guide.split("<!-- memory: begin -->\n")[1].split("\n<!-- memory: end -->")[0]
     assert shown == table(1024).split("\n\n")[1]
+
+
+def test_commands_list_recipes_and_name_faults(tmp_path):
+    from typer.testing import CliRunner
+
+    from vlmforensics.finetune.cli import app
+
+    runner = CliRunner()
+    listed = runner.invoke(app, ["recipes"])
+    assert [line.split()[0] for line in listed.output.splitlines()] == shipped()
+    assert "estimates" in runner.invoke(app, ["memory", "--tokens", "800"]).output.lower()
+    pytest.importorskip("torch")
+    arguments = ["train", "--recipe", "nobody", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path)]
+    failed = runner.invoke(app, arguments)
+    assert isinstance(failed.exception, SettingsError)
+    assert "sida-7b" in str(failed.exception)

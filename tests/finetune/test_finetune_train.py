@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def few(lesson, tmp_path_factory):
 def finished(request, tiny, few, tmp_path_factory):
     """A recipe's name and the folder of its finished run."""
     out = tmp_path_factory.mktemp(request.param)
-    train(Job(recipe_of(request.param, tiny), few, out, settings=SETTINGS))
+    train(Job(recipe_of(request.param, tiny), few, out, validation=few, settings=SETTINGS))
     return request.param, out
 
 
@@ -78,6 +79,8 @@ def test_a_recipe_goes_from_data_to_a_folder_that_from_pretrained_opens(finished
     losses = [line["loss"] for line in curve if "loss" in line]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
+    measured = next(line for line in curve if "eval_loss" in line)
+    assert ("eval_balanced_accuracy" in measured) == load_recipe(name).heads.label
     manifest = read_manifest(out / ADAPTER)
     assert manifest["recipe"]["name"] == name
     assert manifest["data"]["samples"] == 4
@@ -225,7 +228,8 @@ def batch_of(built, recipe, samples):
     items = []
     for sample in samples:
         encoded = encode(sample, built.turns, recipe.prompt, seed=0, epoch=0)
-        values = built.pixel_values(pixels_of(sample))[None]
+        tower = next(built.core.model.vision_tower.parameters())
+        values = built.pixel_values(pixels_of(sample))[None].to(tower.dtype)
         with torch.no_grad():
             seen = tower_features(built.core, values)[0]
         items.append({"ids": encoded.ids, "labels": encoded.labels, "label": 0, "features": seen})
@@ -246,6 +250,18 @@ def test_cached_features_and_learned_logits_give_the_stock_models_loss(tiny, les
             pixel_values=pixels,
         ).loss  # fmt: skip
     torch.testing.assert_close(ours, stock, atol=1e-4, rtol=1e-4)
+
+
+def test_the_benchmark_times_both_loops_over_the_same_steps(tiny):
+    from vlmforensics.finetune.train_bench import compare
+
+    said = compare(str(tiny), SETTINGS, steps=3, rounds=1)
+    found = re.fullmatch(
+        r"training step ([\d.]+) s, bare loop ([\d.]+) s, ratio ([\d.]+) .*, medians of 2 and 3 steps", said
+    )
+    assert found, said
+    ours, bare, ratio = (float(value) for value in found.groups())
+    assert ratio == pytest.approx(ours / bare, rel=0.05, abs=0.05)
 
 
 def test_only_what_the_recipe_names_learns(tiny, lesson):
@@ -274,6 +290,26 @@ def test_a_head_beyond_the_last_layer_is_refused(tiny):
 def test_nf4_without_cuda_says_what_to_do(tiny):
     with pytest.raises(ModelError, match="CUDA"):
         build(recipe_of("x2dfd-7b", tiny, "memory.quantisation=nf4"), SETTINGS)
+
+
+def test_a_base_in_16_bits_learns_in_32(tiny, lesson, monkeypatch):
+    from vlmforensics.finetune import train_model
+
+    monkeypatch.setattr(train_model, "loading", lambda *_: {"dtype": torch.bfloat16})
+    recipe = recipe_of("compact-cpu", tiny, "memory.gradient_checkpointing=true")
+    built = build(recipe, SETTINGS)
+    frozen = {p.dtype for p in built.core.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+    assert {p.dtype for p in built.student.trained().values()} == {torch.float32}
+    samples = list(read_samples(lesson))[:2]
+    batch = batch_of(built, recipe, samples)
+    built.student.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = built.student(**batch)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    gradients = {name: p.grad for name, p in built.student.trained().items()}
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients.values())
 
 
 def test_auto_quantises_where_the_base_leaves_too_little_room():
