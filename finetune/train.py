@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -131,7 +132,10 @@ def train(job: Job) -> Path:
     recipe = job.recipe
     samples = load(job.data)
     arguments = training_arguments(job)
-    last = claim(job, samples)
+    last = claim(job, samples) if arguments.process_index == 0 else None
+    if arguments.world_size > 1:
+        torch.distributed.barrier()
+        last = last_complete(job.out) if job.resume else None
     built = build(
         recipe, replace(job.settings, device=str(arguments.device)), samples=step_size(recipe, arguments)
     )
@@ -148,7 +152,6 @@ def train(job: Job) -> Path:
     tutor.remove_callback(PrinterCallback)  # prints to standard output
     tutor.recipe = recipe
     tutor.sampler = sampler_of(samples, dataset, recipe, step_size(recipe, arguments))
-    warn_about_cuts(dataset, recipe)
     tutor.train(resume_from_checkpoint=str(last) if last else None)
     folder = job.out / ADAPTER
     if tutor.is_world_process_zero():
@@ -190,26 +193,14 @@ def prepare(
 
 
 def sampler_of(samples: Sequence[Sample], dataset: Samples, recipe: Recipe, step: int) -> BalancedBuckets:
-    """Draws for a recipe; lengths are only counted where they decide something."""
-    import numpy as np
-
-    even = np.ones(len(samples))
-    sorting = recipe.sampling.bucket > 1
-    lengths = [dataset.length(index) for index in range(len(dataset))] if sorting else [0] * len(dataset)
-    shares = balance(samples) if recipe.sampling.balance == "label-and-source" else even
-    return BalancedBuckets(shares, lengths, step=step, window=recipe.sampling.bucket, seed=recipe.seed)
-
-
-def warn_about_cuts(dataset: Samples, recipe: Recipe) -> None:
-    """Say how many answers the length limit cuts."""
-    limit = recipe.prompt.max_length
-    cut = (
-        sum(dataset.length(index) >= limit for index in range(len(dataset)))
-        if recipe.sampling.bucket > 1
-        else 0
-    )
+    """Draws for a recipe; says how many answers the length limit cuts."""
+    lengths = [dataset.length(index) for index in range(len(dataset))]
+    cut = sum(length >= recipe.prompt.max_length for length in lengths)
     if cut:
-        log.warning("up to %d of %d answers are cut at %d tokens", cut, len(dataset), limit)
+        log.warning("%d of %d answers are cut at %d tokens", cut, len(lengths), recipe.prompt.max_length)
+    even = recipe.sampling.balance == "none"
+    shares = np.ones(len(samples)) if even else balance(samples)
+    return BalancedBuckets(shares, lengths, step=step, window=recipe.sampling.bucket, seed=recipe.seed)
 
 
 def claim(job: Job, samples: Sequence[Sample]) -> Path | None:
@@ -309,7 +300,6 @@ def training_arguments(job: Job) -> TrainingArguments:
         remove_unused_columns=False,
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=False,
-        ddp_backend=None if cuda else "gloo",
         use_cpu=not cuda,
         bf16=bf16,
         fp16=cuda and not bf16,

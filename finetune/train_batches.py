@@ -153,7 +153,7 @@ class Samples(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def length(self, index: int) -> int:
-        """Tokens of a sample with all its sentences."""
+        """Tokens of a sample in the first pass: which sentences are left out later changes little."""
         return len(self._encoded(index, 0).ids)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
