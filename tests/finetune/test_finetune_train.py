@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from vlmforensics.errors import AdapterMismatch, ModelError, SettingsError  # noqa: E402
+from vlmforensics.errors import AdapterMismatch, ModelError, SettingsError, WeightsCorrupt  # noqa: E402
 from vlmforensics.finetune.adapters import digests, export, open_adapter, read_manifest  # noqa: E402
 from vlmforensics.finetune.recipe import load_recipe  # noqa: E402
 from vlmforensics.finetune.samples import read_samples  # noqa: E402
@@ -285,6 +285,12 @@ def test_only_what_the_recipe_names_learns(tiny, lesson):
 def test_a_head_beyond_the_last_layer_is_refused(tiny):
     with pytest.raises(SettingsError, match="3 layers"):
         build(recipe_of("compact-cpu", tiny, "heads.layer=8"), SETTINGS)
+
+
+def test_a_folder_of_compact_weights_is_read_as_such(tmp_path):
+    (tmp_path / "compact.json").write_text('{"format": 99, "files": {}}')
+    with pytest.raises(WeightsCorrupt, match="format 99"):
+        load_backbone(str(tmp_path), SETTINGS)
 
 
 def test_nf4_without_cuda_says_what_to_do(tiny):

@@ -95,6 +95,8 @@ def load_backbone(name: str, settings: Settings | None = None) -> Backbone:
 
 
 def _local(folder: Path, settings: Settings) -> Backbone:
+    if (folder / "compact.json").is_file():  # the layout that the compact model ships in and trains to
+        return cast(Backbone, import_module("vlmforensics.compact.shipped").load(settings, folder))
     from vlmforensics.vlm.llava import LlavaBackbone, base_of_adapter
 
     if (folder / "adapter_config.json").is_file():
