@@ -8,7 +8,7 @@ batches: two processes give the gradient that one gives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class Student(nn.Module):
         self.tally = {part: torch.zeros(()) for part in PARTS}
         self.confusion = torch.zeros(len(LABELS), len(LABELS), dtype=torch.long)
 
-    def train(self, mode: bool = True) -> Student:
+    def train(self, mode: bool = True) -> Self:
         """Training mode, but for what is frozen."""
         super().train(mode)
         if self.frozen_tower:

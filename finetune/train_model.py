@@ -16,7 +16,7 @@ from vlmforensics.compact.assembly import CompactParts, adapter_config, add_adap
 from vlmforensics.compact.forward import core_of
 from vlmforensics.compact.heads import LabelHead
 from vlmforensics.compact.tower import normalise, squash
-from vlmforensics.errors import ModelError, SettingsError, WeightsUnavailable
+from vlmforensics.errors import ModelError, SettingsError, WeightsCorrupt, WeightsUnavailable
 from vlmforensics.finetune.recipe import Recipe
 from vlmforensics.finetune.student import Student, tower_features
 from vlmforensics.finetune.train_prompts import CLS, SEG, CompactTurns, LlavaTurns, Turns
@@ -162,9 +162,25 @@ def load_base(folder: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:
     Raises:
         WeightsCorrupt: it is no such checkpoint, or tensors are missing.
     """
-    from vlmforensics.vlm.llava import _load_folder
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    return _load_folder(folder, torch.device("cpu"), arguments)
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        with quiet_transformers():
+            loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **arguments
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsCorrupt(f"{folder} is no LLaVA checkpoint that can be loaded: {error}") from error
+    model, report = loaded
+    odd = sorted(
+        str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in report[kind]
+    )
+    if odd:
+        raise WeightsCorrupt(
+            f"{folder} lacks tensors or has others: {', '.join(odd[:3])}; they would be random"
+        )
+    return model, processor
 
 
 def extend_vocabulary(model: Any, tokenizer: Any, words: tuple[str, ...]) -> tuple[int, ...]:

