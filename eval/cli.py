@@ -59,6 +59,7 @@ def signals(
     ] = Path("runs/signals/observed.jsonl"),
     real: Annotated[int, typer.Option(help="Real pictures at most, those beside tampered ones first.")] = 300,
     synthetic: Annotated[int, typer.Option(help="Synthetic pictures at most.")] = 150,
+    only: Annotated[str, typer.Option(help="Names of sources, with commas between; all where empty.")] = "",
     docs: Annotated[Path, typer.Option(help="Where signals.md lies.")] = Path("docs"),
     cost: Annotated[bool, typer.Option(help="Measure what each source costs, too.")] = True,
 ) -> None:
@@ -67,7 +68,7 @@ def signals(
     from vlmforensics.eval import signals as sources
     from vlmforensics.eval.card import save
 
-    for line in sources.measure(data, observed, real, synthetic):
+    for line in sources.measure(data, observed, real, synthetic, only):
         typer.echo(line)
     result = sources.figures(sources.read_rows(observed))
     if cost:

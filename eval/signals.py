@@ -311,6 +311,18 @@ def write_page(result: Mapping[str, Any], file: Path) -> None:
     file.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}", encoding="utf-8")
 
 
-def measure(data: Path, file: Path, real: int, synthetic: int) -> Iterator[str]:
-    """Examine what is missing of the chosen pictures; see :func:`examine`."""
-    yield from examine(choose(load_manifest(data), real, synthetic), data, file)
+def measure(data: Path, file: Path, real: int, synthetic: int, only: str = "") -> Iterator[str]:
+    """Examine what is missing of the chosen pictures with all sources, or those named; see :func:`examine`.
+
+    Raises:
+        SettingsError: a name that no source has.
+    """
+    sources = load_sources()
+    names = {name.strip() for name in only.split(",")} - {""}
+    unknown = sorted(names - {source.name for source in sources})
+    if unknown:
+        raise SettingsError(
+            f"no source is named {unknown[0]}; there are {', '.join(s.name for s in sources)}"
+        )
+    chosen = [source for source in sources if not names or source.name in names]
+    yield from examine(choose(load_manifest(data), real, synthetic), data, file, chosen)

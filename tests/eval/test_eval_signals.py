@@ -141,3 +141,11 @@ def test_foreign_observations_are_refused(folder):
     file.write_text('{"something": "else"}\n', encoding="utf-8")
     with pytest.raises(SettingsError, match="delete it"):
         signals.read_rows(file)
+
+
+def test_only_named_sources_and_no_unknown_ones(folder):
+    file = folder / "seen.jsonl"
+    assert list(signals.measure(folder, file, 5, 5, "jpeg_tables, thumbnail")) == []
+    assert [row.readings for row in signals.read_rows(file)] == [{}, {}], "neither speaks of a small PNG"
+    with pytest.raises(SettingsError, match="no source is named guess"):
+        list(signals.measure(folder, file, 5, 5, "guess"))
