@@ -165,6 +165,7 @@ def aims(result: dict[str, Any]) -> list[dict[str, Any]]:
         ends = (value["low"], value["high"])
         reached = value["value"] <= aim if sign == "≤" else value["value"] >= aim
         secured = ends[1] <= aim if sign == "≤" else ends[0] >= aim
+        secured = secured or (aim == 0 and reached)  # no count can show a rate of exactly none
         found.append(
             {
                 "figure": key,

@@ -25,7 +25,9 @@ def risk_coverage(confidence: Floats, right: Bools) -> list[tuple[float, float]]
     order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum(~right[order])
     count = np.arange(1, len(order) + 1)
-    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True)) if len(order) else []
+    if not len(order):
+        return []
+    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
     return [(float(count[i] / len(order)), float(wrong[i] / count[i])) for i in ends]
 
 

@@ -11,6 +11,7 @@ import pytest
 from vlmforensics.errors import SettingsError
 from vlmforensics.eval import conditions as given
 from vlmforensics.eval import faithful, score
+from vlmforensics.eval.report import write
 from vlmforensics.eval.run import Plan, run
 from vlmforensics.eval.samples import choose, labelled_pictures, localisation_sets
 from vlmforensics.eval.suites import read_suite
@@ -66,6 +67,14 @@ def test_a_picture_that_breaks_is_an_error_record(fakes, folder, tmp_path):
     result = score.score(tmp_path / "run")
     assert result["predictions"] == 17
     assert result["errors"][0]["file"] == "as-found/real/a/0.png"
+    score.save(result, tmp_path / "run" / score.RESULTS)
+    write(tmp_path / "run", gallery=True)
+    page = (tmp_path / "run" / "report.html").read_text()
+    missed = sum(
+        record["error"] is None and record["verdict"] != record["file"].split("/")[1] for record in records
+    )
+    assert page.count("data:image/jpeg") == min(missed, 12) > 0
+    assert "1 pictures could not be examined" in page
 
 
 def test_conditions_repeat_and_differ():
