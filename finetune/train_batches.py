@@ -62,7 +62,9 @@ class FeatureStore:
             SettingsError: a picture can't be read, or is not the one that the sample names.
         """
         wanted = {self.file(sample): sample for sample in samples}
-        todo = [sample for file, sample in sorted(wanted.items()) if not file.exists()][part[0] :: part[1]]
+        # Shared out before looking at what is there, which changes while other processes write.
+        share = sorted(wanted.items())[part[0] :: part[1]]
+        todo = [sample for file, sample in share if not file.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         for done, sample in enumerate(todo, start=1):
             self._write(self.file(sample), self._look(sample))
