@@ -232,3 +232,62 @@ def test_addresses_that_carry_keys_are_refused(address):
 def test_offline_refuses_other_machines():
     with pytest.raises(SettingsError, match="offline"):
         RemoteBackbone.connect("https://example.org/v1", Settings(remote_enabled=True, offline=True))
+
+
+def test_yes_and_no_come_from_token_probabilities(server, backbone, pixels):
+    server.answers = [
+        completion("Yes", [row("Yes", Yes=0.5, yes=0.1, No=0.2, maybe=0.2)]),
+        completion("no", [row(" ", **{" ": 1.0}), row("no", no=0.9, yes=0.1)]),
+    ]
+    found = backbone.yes_no(pixels, ["Is it odd?", "Is it even?"])
+    assert found == pytest.approx([math.log(0.6 / 0.2), math.log(0.1 / 0.9)])
+    assert server.requests[0]["top_logprobs"] == 20
+    assert server.requests[0]["messages"][0]["content"][1]["text"].startswith("Is it odd?")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (completion("Yes."), "model.logprobs"),
+        (completion("Well", [row("Well", Well=0.9, So=0.1)]), "model.unparsable"),
+    ],
+)
+def test_yes_and_no_are_never_read_from_text(server, backbone, pixels, answer, code):
+    server.answers = [answer]
+    with pytest.raises(RemoteError) as error:
+        backbone.yes_no(pixels, ["Is it odd?"])
+    assert error.value.code == code
+
+
+def test_complete_counts_tokens_and_sends_the_text_alone(server, backbone, pixels):
+    server.answers = [completion("1. yes") | {"usage": {"prompt_tokens": 321, "completion_tokens": 4}}]
+    assert backbone.complete(pixels, "1. Is it odd?", max_new_tokens=20) == ("1. yes", 321, 4)
+    (message,) = server.requests[0]["messages"]
+    assert message["content"][1] == {"type": "text", "text": "1. Is it odd?"}
+
+
+def test_a_server_may_ask_for_a_pause_but_not_for_hours(server, backbone, pixels, monkeypatch):
+    from vlmforensics.vlm import remote
+
+    waits = []
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    monkeypatch.setattr(remote, "_wait_of", lambda response: 7.5)
+    server.answers = [(429, "slow down"), completion("1. no")]
+    assert backbone.complete(pixels, "1. Is it odd?", max_new_tokens=20)[0] == "1. no"
+    assert waits == [7.5]
+    monkeypatch.undo()
+    header = httpx.Response(429, headers={"Retry-After": "3600"})
+    with pytest.raises(RemoteError, match="3600 s"):
+        remote._wait_of(header)
+    assert remote._wait_of(httpx.Response(429, headers={"Retry-After": "12"})) == 12
+    assert remote._wait_of(httpx.Response(429, headers={"Retry-After": "Wed, 21 Oct 2026"})) == 0
+
+
+def test_each_annotator_may_have_its_own_key(server, pixels, monkeypatch):
+    monkeypatch.setenv("OTHER_KEY", "open")
+    server.answers = [(401, "who are you")]
+    made = RemoteBackbone.connect(server.address, ALLOWED, pause=0.01, key_variable="OTHER_KEY")
+    with pytest.raises(RemoteError, match="set OTHER_KEY"):
+        made.complete(pixels, "?", max_new_tokens=1)
+    assert server.headers[-1]["Authorization"] == "Bearer open"
+    made.close()

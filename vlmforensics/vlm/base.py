@@ -19,6 +19,8 @@ SEG = "seg"
 """Capability: a hidden state at ``[SEG]`` prompts the mask head."""
 TEXT = "text"
 """Capability: it can generate text."""
+YES_NO = "yes_no"
+"""Capability: it answers yes-or-no questions by token probabilities; see ``AnswersYesNo``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,5 +79,24 @@ class Backbone(Protocol):
 
         The reply is forced to begin with ``prefix`` (which is not streamed again). User and evidence text never
         forms control tokens. Ends at the end-of-turn token, ``max_new_tokens`` or when ``stop()`` turns true.
+        """
+        ...
+
+
+class AnswersYesNo(Protocol):
+    """A backbone with the capability ``YES_NO``."""
+
+    name: str
+    weights_sha256: str
+
+    def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
+        """Log-odds (nats) of yes against no for each question about one picture, from the first token of the reply.
+
+        Nothing is generated and no text is read: the probabilities of all ways to begin with yes (capital, space)
+        are summed and compared with those of no.
+
+        Args:
+            pixels: uint8 (H, W, 3) upright.
+            questions: answered independently of each other.
         """
         ...

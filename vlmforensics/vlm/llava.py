@@ -18,13 +18,14 @@ from vlmforensics.imaging import resize
 from vlmforensics.settings import Settings
 from vlmforensics.types import Pixels
 from vlmforensics.vlm.adapters import load_adapter
-from vlmforensics.vlm.base import LABEL_WORDS, TEXT, Look
+from vlmforensics.vlm.base import LABEL_WORDS, TEXT, YES_NO, Look
 from vlmforensics.vlm.decoding import PieceDecoder, split_prefix, stream_greedily, without_leading
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.vlm.memory import free_bytes, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES, Profile, profile_of
 from vlmforensics.vlm.prompts import clean_hints, defuse, user_turn
 from vlmforensics.vlm.quiet import quiet_transformers
+from vlmforensics.vlm.yes_no import ask, first_tokens, log_odds
 
 __all__ = ["PROFILES", "LlavaBackbone", "base_of_adapter"]
 
@@ -54,7 +55,7 @@ class LlavaBackbone:
     """
 
     version = "1"
-    capabilities = frozenset({LABEL_WORDS, TEXT})
+    capabilities = frozenset({LABEL_WORDS, TEXT, YES_NO})
 
     def __init__(
         self,
@@ -174,6 +175,34 @@ class LlavaBackbone:
             stop=stop,
         )
         return without_leading(pieces, spaces or ("" if bare else " "))
+
+    def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
+        """See ``AnswersYesNo.yes_no``; what the questions' prompts share, the picture above all, is read once."""
+        from transformers import DynamicCache
+
+        picture = self._fit(pixels)
+        cache, known, found = None, [], []
+        for question in questions:
+            text = self._prompt(ask(question))
+            yes, no = first_tokens(self._encode, text)
+            inputs = self.processor(images=[picture], text=[text], return_tensors="pt")
+            ids = [int(i) for i in inputs["input_ids"][0]]
+            if len(ids) > self._context:
+                raise ModelError(f"the prompt has {len(ids)} tokens, {self.name} takes {self._context}")
+            kept = min(_common(known, ids), len(ids) - 1)
+            with self.lock, torch.inference_mode():
+                if cache is None or self._image_id in ids[kept:]:
+                    cache = DynamicCache(config=self.model.config.get_text_config())
+                    given = {key: value.to(self.device) for key, value in inputs.items()}
+                    given["pixel_values"] = given["pixel_values"].to(self._dtype)
+                    output = self.model(**given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    logits = output.logits[0, -1].float().cpu()
+                else:
+                    _drop(cache, len(known) - kept)
+                    logits = self._next(ids[kept:], cache)[-1]
+            known = ids
+            found.append(log_odds(logits, yes, no))
+        return found
 
     @property
     def _dtype(self) -> torch.dtype:

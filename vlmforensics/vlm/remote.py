@@ -27,13 +27,14 @@ from vlmforensics.errors import Defect, RemoteError, SettingsError
 from vlmforensics.imaging import resize, to_png
 from vlmforensics.settings import Settings
 from vlmforensics.types import LABELS, Pixels
-from vlmforensics.vlm.base import LABEL_WORDS, TEXT, Look
+from vlmforensics.vlm.base import LABEL_WORDS, TEXT, YES_NO, Look
 from vlmforensics.vlm.prompts import question_with
 
 KEY_VARIABLE = "VLMF_REMOTE_KEY"
 LONGEST_SIDE = 1344
 """Pixels; towers of today see no more, and a full-size PNG can take 100 MB."""
 INSTRUCTION = "Answer with exactly one word: real, synthetic or tampered."
+YES_NO_INSTRUCTION = "Answer with exactly one word: yes or no."
 PARSED_CONFIDENCE = 0.8
 """Probability given to the label that an answer names where the server tells no probabilities.
 
@@ -41,6 +42,8 @@ A constant on purpose: how far such an answer can be trusted is measured by cali
 """
 ALTERNATIVES = 20
 ATTEMPTS = 4
+LONGEST_WAIT = 120.0
+"""Seconds; a server that asks for a longer pause is taken as refusing."""
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 MAX_REPLY_BYTES = 4 << 20
 
@@ -62,13 +65,23 @@ class RemoteBackbone:
         model: the name of the model on the server.
         address: without credentials, for the record.
         pause: first pause between attempts in seconds; doubles each time.
+        key_variable: environment variable that holds the key, for messages.
     """
 
     version = "1"
-    capabilities = frozenset({LABEL_WORDS, TEXT})
+    capabilities = frozenset({LABEL_WORDS, TEXT, YES_NO})
 
-    def __init__(self, client: httpx.Client, model: str, address: str, *, pause: float = 1.0) -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        model: str,
+        address: str,
+        *,
+        pause: float = 1.0,
+        key_variable: str = KEY_VARIABLE,
+    ) -> None:
         self._client = client
+        self._key_variable = key_variable
         self._pause = pause
         self._random = random.Random(0)  # noqa: S311 - spreads retries, no secret
         self.model = model
@@ -77,13 +90,16 @@ class RemoteBackbone:
         self.weights_sha256 = hashlib.sha256(f"remote:{address}:{model}".encode()).hexdigest()
 
     @classmethod
-    def connect(cls, address: str, settings: Settings, *, pause: float = 1.0) -> RemoteBackbone:
+    def connect(
+        cls, address: str, settings: Settings, *, pause: float = 1.0, key_variable: str = KEY_VARIABLE
+    ) -> RemoteBackbone:
         """Ask the server which model it serves.
 
         Args:
             address: ``http(s)://host[:port]/v1``; ``#name`` at the end picks one of several models.
             settings: ``remote_enabled`` must be true and ``offline`` false.
             pause: first pause between attempts in seconds.
+            key_variable: environment variable that holds the key; without it none is sent.
 
         Raises:
             SettingsError: remote backbones are not allowed, or the address can't be used.
@@ -102,7 +118,7 @@ class RemoteBackbone:
             raise SettingsError("the network is switched off (offline), so a remote model can't be used")
         shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path
         headers = {"Accept": "application/json"}
-        key = os.environ.get(KEY_VARIABLE)
+        key = os.environ.get(key_variable)
         if key:
             headers["Authorization"] = f"Bearer {key}"
         client = httpx.Client(
@@ -111,8 +127,11 @@ class RemoteBackbone:
             timeout=httpx.Timeout(120.0, connect=10.0),
             follow_redirects=False,  # a redirect could carry picture and key to another host
         )
-        backbone = cls(client, parts.fragment, shown, pause=pause)
-        return backbone if parts.fragment else cls(client, backbone._served(), shown, pause=pause)
+        backbone = cls(client, parts.fragment, shown, pause=pause, key_variable=key_variable)
+        if not parts.fragment:
+            name = backbone._served()
+            backbone = cls(client, name, shown, pause=pause, key_variable=key_variable)
+        return backbone
 
     def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
         """Send picture and question, read the label from the answer's first words; see ``Backbone.look``."""
@@ -158,6 +177,47 @@ class RemoteBackbone:
         body = {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0, "stream": True}
         return _without_prefix(self._stream(body, stop), prefix)
 
+    def complete(self, pixels: Pixels, text: str, *, max_new_tokens: int) -> tuple[str, int, int]:
+        """One greedy reply to a picture and a text, and nothing else: no hints, no name, no earlier turn.
+
+        Returns:
+            The reply; tokens read and tokens written as the server counts them (0 where it doesn't).
+
+        Raises:
+            RemoteError: no reply after several attempts, or none in the protocol's form.
+        """
+        body = {
+            "messages": [_user(_data_url(pixels), text)],
+            "max_tokens": max_new_tokens,
+            "temperature": 0,
+        }
+        answer = self._post(body)
+        try:
+            said = str(answer["choices"][0]["message"]["content"] or "")
+            usage = answer.get("usage") or {}
+            return said, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise RemoteError("the server's reply is not a chat completion") from error
+
+    def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
+        """See ``AnswersYesNo.yes_no``: one request per question, from the alternatives of the reply's first word.
+
+        Raises:
+            RemoteError: the server gives no token log-probabilities, or neither yes nor no is among them.
+        """
+        picture = _data_url(pixels)
+        found = []
+        for question in questions:
+            body = {
+                "messages": [_user(picture, f"{question} {YES_NO_INSTRUCTION}")],
+                "max_tokens": 4,
+                "temperature": 0,
+                "logprobs": True,
+                "top_logprobs": ALTERNATIVES,
+            }
+            found.append(_yes_against_no(self._post(body)))
+        return found
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -178,17 +238,17 @@ class RemoteBackbone:
 
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """One request, tried again after a pause where trying again can help."""
-        problem = ""
+        problem, asked = "", 0.0
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1) * self._random.uniform(0.8, 1.2))
+                time.sleep(max(asked, self._pause * 2 ** (attempt - 1) * self._random.uniform(0.8, 1.2)))
             try:
                 response = self._client.request(method, path, json=body)
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if response.status_code in RETRIED:
-                problem = f"HTTP {response.status_code}"
+                problem, asked = f"HTTP {response.status_code}", _wait_of(response)
                 continue
             if response.status_code != 200:
                 raise RemoteError(self._refusal(response))
@@ -205,11 +265,10 @@ class RemoteBackbone:
             f"{self._client.base_url.host} did not answer after {ATTEMPTS} attempts ({problem})"
         )
 
-    @staticmethod
-    def _refusal(response: httpx.Response) -> str:
+    def _refusal(self, response: httpx.Response) -> str:
         says = {
-            401: f"it wants a key: set {KEY_VARIABLE}",
-            403: f"the key in {KEY_VARIABLE} is not accepted",
+            401: f"it wants a key: set {self._key_variable}",
+            403: f"the key in {self._key_variable} is not accepted",
             404: "no such address or model; the address ends in /v1",
             413: "the picture is too large for it",
         }
@@ -309,6 +368,43 @@ def _from_tokens(told: Sequence[Mapping[str, Any]]) -> tuple[float, float, float
         real, synthetic, tampered = (math.log(value / sum(values)) for value in values)
         return real, synthetic, tampered
     return None
+
+
+def _yes_against_no(answer: Mapping[str, Any]) -> float:
+    """Log-odds from the first position whose own word begins with yes or no; what is not listed counts as rare."""
+    try:
+        told = (answer["choices"][0].get("logprobs") or {}).get("content") or []
+        if not told:
+            raise RemoteError(
+                "the server gives no token log-probabilities, and a yes or no is not read from text",
+                code="model.logprobs",
+            )
+        for position in told:
+            if not str(position["token"]).strip():
+                continue
+            mass = {"yes": 0.0, "no": 0.0}
+            listed = {str(row["token"]): float(row["logprob"]) for row in position.get("top_logprobs") or []}
+            listed.setdefault(str(position["token"]), float(position["logprob"]))
+            for token, logprob in listed.items():
+                word = token.strip().strip("*\"'`.,").lower()
+                if word in mass:
+                    mass[word] += math.exp(logprob)
+            if max(mass.values()) > 0:
+                floor = max(1e-9, 0.5 * min(1e-3, math.exp(max(-50.0, min(listed.values())))))
+                return math.log(max(mass["yes"], floor)) - math.log(max(mass["no"], floor))
+            break
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise RemoteError("the server's reply is not a chat completion") from error
+    raise RemoteError("neither yes nor no is among the likely first words", code="model.unparsable")
+
+
+def _wait_of(response: httpx.Response) -> float:
+    """Seconds that the server asks to wait (``Retry-After``); 0 where it doesn't say so in seconds."""
+    value = response.headers.get("Retry-After", "")
+    seconds = float(value) if re.fullmatch(r"\d{1,6}(\.\d+)?", value) else 0.0
+    if seconds > LONGEST_WAIT:
+        raise RemoteError(f"the server asks to come back in {seconds:.0f} s", code="model.busy")
+    return seconds
 
 
 def _piece(data: str) -> tuple[str, bool]:
