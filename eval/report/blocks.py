@@ -9,6 +9,7 @@ from typing import Any
 from vlmforensics.eval.report import charts
 from vlmforensics.eval.report.errors import Miss
 from vlmforensics.eval.report.words import aim_value, aim_verdict, number, percent, ranged
+from vlmforensics.eval.samples import TRUTHS
 from vlmforensics.eval.score import AIMS
 
 Row = Sequence[str]
@@ -126,12 +127,13 @@ def _condition(name: str, table: Mapping[str, Any], *, main: bool) -> list[Block
     blocks += [_figures(table)]
     if main:
         blocks += _charts(table)
-    columns = [
-        c
-        for c in next(iter(table["decisions"].values()))
-        if any(row[c] for row in table["decisions"].values())
+    said = (*TRUTHS, "inconclusive")
+    columns = [c for c in said if any(row.get(c) for row in table["decisions"].values())]
+    rows = [
+        (truth, *(str(table["decisions"][truth][column]) for column in columns))
+        for truth in said
+        if truth in table["decisions"]
     ]
-    rows = [(truth, *(str(row[column]) for column in columns)) for truth, row in table["decisions"].items()]
     blocks.append(Table(("truth", *columns), rows, "Verdicts by truth"))
     bars = [
         (f"{row['label']} · {row['source']}", f"n = {row['n']}, p = {row['truth_probability']:.2f}", row["right"],

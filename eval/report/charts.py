@@ -103,7 +103,7 @@ def det(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
         axes.set(xlabel="false alarms, %", ylabel="misses, %", xlim=(-2.4, 1.8), ylim=(-2.4, 1.8))
         axes.set_xticks(places, names)
         axes.set_yticks(places, names)
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="upper right")
         return _svg(figure)
 
 
