@@ -23,6 +23,7 @@ def read_png(data: bytes, header: Header) -> None:
             raise truncated("its end chunk is missing")
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 8 + size
+        header.count_piece()
         if end + 4 > len(data):
             raise truncated(f"its {kind.decode('latin-1')!r} chunk runs over the end")
         if at == 8 and (kind != b"IHDR" or size != 13):
@@ -54,7 +55,7 @@ def _png_extra(header: Header, kind: bytes, body: bytes) -> None:
         header.keep_exif(body)
     elif kind == b"acTL" and len(body) >= 8:
         header.frames = max(1, int.from_bytes(body[:4], "big"))
-    elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+    elif kind in (b"tEXt", b"zTXt", b"iTXt") and header.takes_text:
         key, value = _png_text(kind, body)
         if key == _XMP_KEY:
             header.keep_xmp(value)
@@ -96,6 +97,7 @@ def read_webp(data: bytes, header: Header) -> None:
     while at + 8 <= end:
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = at + 8
+        header.count_piece()
         if body + size > end:
             raise truncated(f"its {kind.decode('latin-1')!r} chunk runs over the end")
         if kind == b"VP8X" and size >= 10 and at == 12:
@@ -155,7 +157,7 @@ def read_gif(data: bytes, header: Header) -> None:
                     max(header.height, top + height),
                 )
             frames += 1
-            at = _gif_blocks(data, at + 11 + _colour_table(flags))
+            at = _gif_blocks(header, data, at + 11 + _colour_table(flags))
         elif not kind or kind == b"\x2c":
             raise truncated("its end mark is missing")
         else:
@@ -170,10 +172,11 @@ def _colour_table(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _gif_blocks(data: bytes, at: int) -> int:
+def _gif_blocks(header: Header, data: bytes, at: int) -> int:
     """Skip sub-blocks; returns the offset behind their terminator."""
     total = len(data)
     while at < total:
+        header.count_piece()
         size = data[at]
         at += 1 + size
         if size == 0:
@@ -183,7 +186,7 @@ def _gif_blocks(data: bytes, at: int) -> int:
 
 def _gif_extension(header: Header, data: bytes, at: int) -> int:
     label = data[at + 1 : at + 2]
-    end = _gif_blocks(data, at + 2)
+    end = _gif_blocks(header, data, at + 2)
     if label == b"\xfe":
         body, position = bytearray(), at + 2
         while data[position] and len(body) < MAX_CHUNK_TEXT:

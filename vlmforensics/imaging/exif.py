@@ -13,6 +13,7 @@ from vlmforensics.imaging.text import MAX_TEXT, clean
 MAX_THUMBNAIL = 512 * 1024
 """Bytes of an embedded thumbnail that are kept."""
 _MAX_TAGS = 1024
+_MAX_CHARACTERS = 1 << 20  # of all values together: a thousand tags may point at one long text
 _MAX_NUMBERS = 64
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _ORIENTATION = 0x8769, 0x8825, 0xA005, 0x0112
 _THUMBNAIL_AT, _THUMBNAIL_SIZE = 0x0201, 0x0202
@@ -39,6 +40,18 @@ class Exif:
     orientation: int = 1
     thumbnail: bytes | None = None
     notes: list[str] = field(default_factory=list)
+    _characters: int = 0
+
+    def keep(self, key: str, value: str) -> None:
+        """Keep a value under the first name it has, within the cap of all values together."""
+        if key not in self.tags:
+            self.tags[key] = value
+            self._characters += len(value)
+
+    @property
+    def full(self) -> bool:
+        """True once a cap is reached."""
+        return len(self.tags) >= _MAX_TAGS or self._characters >= _MAX_CHARACTERS
 
 
 def read_exif(block: bytes) -> Exif:
@@ -80,11 +93,11 @@ def _sub_directory(
 def _collect(tiff: TiffBlock, entries: dict[int, Entry], prefix: str, facts: Exif) -> None:
     names = ExifTags.GPSTAGS if prefix == "GPS:" else ExifTags.TAGS
     for tag, entry in entries.items():
-        if tag in _SKIPPED or len(facts.tags) >= _MAX_TAGS:
+        if tag in _SKIPPED or facts.full:
             continue
         name = names.get(tag)
         key = f"{prefix}{name if isinstance(name, str) else f'0x{tag:04X}'}"
-        facts.tags.setdefault(key, _value(tiff, entry))
+        facts.keep(key, _value(tiff, entry))
 
 
 def _value(tiff: TiffBlock, entry: Entry) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vlmforensics.errors import CorruptImage
+from vlmforensics.errors import CorruptImage, LimitExceeded
 from vlmforensics.types import JpegFacts
 
 MAX_EXIF = 1 << 20
@@ -15,6 +15,12 @@ MAX_CHUNK_TEXT = 1 << 20
 """Bytes of one text chunk after decompression (a node graph of a generator may take hundreds of KiB)."""
 MAX_TEXTS = 256
 """Text chunks that are kept."""
+MAX_TEXT_IN_ALL = 4 << 20
+"""Characters of all text chunks together; what comes after is noted and left alone."""
+MAX_PACKETS = 64
+"""XMP packets that are joined; a file has one, or one and its extension."""
+MAX_PIECES = 1 << 18
+"""Segments, chunks or sub-blocks of a file; each costs time before anything is decoded."""
 
 
 @dataclass
@@ -50,6 +56,22 @@ class Header:
     jpeg: JpegFacts | None = None
     orientation: int | None = None
     notes: list[str] = field(default_factory=list)
+    _packets: int = 0
+    _text_size: int = 0
+    _pieces: int = 0
+
+    def count_piece(self) -> None:
+        """Count a segment, chunk or sub-block.
+
+        Raises:
+            LimitExceeded: more than ``MAX_PIECES``.
+        """
+        self._pieces += 1
+        if self._pieces > MAX_PIECES:
+            raise LimitExceeded(
+                f"the file is cut into more than {MAX_PIECES:,} pieces, as no program writes it; save the picture anew",
+                code="img.limit.pieces",
+            )
 
     def keep_exif(self, block: bytes) -> None:
         """Keep the first EXIF block, without its prefix, if it is within the cap."""
@@ -62,16 +84,29 @@ class Header:
         self.exif = block
 
     def keep_xmp(self, packet: bytes) -> None:
-        """Keep an XMP packet, or append a further one, within the cap."""
+        """Keep an XMP packet, or append a further one, within the caps."""
+        self._packets += 1
+        if self._packets > MAX_PACKETS or len(self.xmp or b"") >= MAX_XMP:
+            if self._packets == MAX_PACKETS + 1:
+                self.notes.append(f"XMP packets after the {MAX_PACKETS}th were left alone.")
+            return
         joined = packet if self.xmp is None else self.xmp + b"\n" + packet
         if len(joined) > MAX_XMP:
             self.notes.append(f"XMP of {len(joined):,} bytes was cut at {MAX_XMP:,}.")
         self.xmp = joined[:MAX_XMP]
 
+    @property
+    def takes_text(self) -> bool:
+        """False once the caps of texts are reached: further ones needn't be decompressed."""
+        return len(self.text) < MAX_TEXTS and self._text_size < MAX_TEXT_IN_ALL
+
     def keep_text(self, key: str, value: str) -> None:
-        """Keep a text under its key; a repeated key gets a number."""
-        if len(self.text) >= MAX_TEXTS:
+        """Keep a text under its key, within the caps; a repeated key gets a number."""
+        if not self.takes_text:
             return
+        self._text_size += len(value)
+        if not self.takes_text:
+            self.notes.append("The file holds more text than is kept; what comes later was left alone.")
         name, count = key, 1
         while name in self.text:
             count += 1

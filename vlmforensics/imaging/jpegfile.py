@@ -21,6 +21,7 @@ from vlmforensics.imaging.text import clean
 from vlmforensics.types import JpegFacts
 
 _MAX_MARKERS = 4096
+_MAX_TABLES = 256
 _SOI, _EOI, _SOS, _DQT, _DHT, _COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xC4, 0xFE
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _SOFS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -95,11 +96,13 @@ class _Reader:
         self.frame_seen = self.scan_seen = False
         self.huffman: list[str] = []
         self.extended_xmp: dict[int, bytes] = {}
+        self.extended_size = self.stray = self.strays = 0
 
     def run(self) -> None:
         at = 2
         while True:
             at = self._to_marker(at)
+            self.header.count_piece()
             code = self.data[at]
             at += 1
             if len(self.markers) < _MAX_MARKERS:
@@ -134,7 +137,7 @@ class _Reader:
             stray = self.data.find(b"\xff", at)
             if stray < 0:
                 raise truncated("the end marker is missing")
-            self.header.notes.append(f"{stray - at} stray bytes stand between two JPEG segments.")
+            self.stray, self.strays = self.stray + stray - at, self.strays + 1
             at = stray
         while at < len(self.data) and self.data[at] == 0xFF:
             at += 1
@@ -197,7 +200,7 @@ class _Reader:
 
     def _huffman(self, body: bytes) -> None:
         at = 0
-        while at + 17 <= len(body):
+        while at + 17 <= len(body) and len(self.huffman) < _MAX_TABLES:
             size = 17 + sum(body[at + 1 : at + 17])
             self.huffman.append(hashlib.sha256(body[at + 1 : at + size]).hexdigest()[:16])
             at += size
@@ -210,7 +213,8 @@ class _Reader:
         elif body.startswith(_XMP_MORE) and len(body) > len(_XMP_MORE) + 40:
             start = len(_XMP_MORE) + 32  # after the packet's digest: total size, offset of this part
             offset = int.from_bytes(body[start + 4 : start + 8], "big")
-            if sum(map(len, self.extended_xmp.values())) < MAX_XMP:
+            if self.extended_size < MAX_XMP and len(self.extended_xmp) < _MAX_MARKERS:
+                self.extended_size += len(body)
                 self.extended_xmp.setdefault(offset, body[start + 8 :])
 
     def _pictures(self, body: bytes) -> None:
@@ -225,6 +229,9 @@ class _Reader:
         self.header.frames = max(self.header.frames, min(count, 1 << 16), 1)
 
     def _finish(self) -> None:
+        if self.strays:
+            places = "two JPEG segments" if self.strays == 1 else f"JPEG segments, in {self.strays:,} places"
+            self.header.notes.append(f"{self.stray:,} stray bytes stand between {places}.")
         if self.extended_xmp:
             self.header.keep_xmp(b"".join(part for _, part in sorted(self.extended_xmp.items())))
         luma = self.tables.get(self.luma_table)

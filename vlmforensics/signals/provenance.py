@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +32,7 @@ _TYPES = {
 }
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 # A manifest store is a JUMBF superbox; a remote one is declared in XMP (dcterms:provenance) or named as such.
-_SIGN_OF_MANIFEST = re.compile(rb"jumb|c2pa|provenance", re.IGNORECASE)
+_SIGNS_OF_MANIFEST = (b"jumb", b"c2pa", b"provenance")
 _MAX_MANIFESTS = 64
 
 
@@ -68,7 +67,8 @@ def read_credentials(data: bytes, media_type: str) -> Credentials | None:
     Returns:
         None where there is no manifest and none is declared.
     """
-    if not _SIGN_OF_MANIFEST.search(data):
+    lower = data.lower()  # several times as fast as one pattern that ignores case, on files of any content
+    if not any(sign in lower for sign in _SIGNS_OF_MANIFEST):
         return None
     import c2pa
 
@@ -84,7 +84,21 @@ def read_credentials(data: bytes, media_type: str) -> Credentials | None:
         if "remote manifest" in text.lower() or "RemoteManifest" in text:
             return Credentials("Remote")
         # The library also refuses containers that it can't parse and that hold no manifest at all.
-        return Credentials("Unreadable") if re.search(rb"jumb.{0,256}c2pa", data, re.DOTALL) else None
+        return Credentials("Unreadable") if _holds_store(data) else None
+
+
+def _holds_store(data: bytes) -> bool:
+    """Whether ``c2pa`` stands within 256 bytes behind ``jumb``, as in the description of a manifest store.
+
+    From each ``c2pa`` backwards: a file full of ``jumb`` must not cost 256 steps for each of them.
+    """
+    at = data.find(b"c2pa")
+    while at >= 0:
+        before = data.rfind(b"jumb", max(0, at - 260), at)
+        if before >= 0:
+            return True
+        at = data.find(b"c2pa", at + 4)
+    return False
 
 
 def _summary(reader: Any) -> Credentials:

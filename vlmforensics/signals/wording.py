@@ -61,6 +61,8 @@ def xmp_values(xmp: str | None, name: str, cap: int = 32) -> list[str]:
     if not xmp:
         return []
     text = xmp[:SCAN]
+    if f":{name}" not in text:
+        return []
     found = []
     prefixed = rf"[\w.-]{{1,32}}:{re.escape(name)}"
     attribute_form = r"""\s{0,8}=\s{0,8}["']([^"']{0,2048})["']"""
