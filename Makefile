@@ -7,7 +7,7 @@ PORT   ?= 7860
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run install weights test test-fast lint types contracts cov eval wheel clean
+.PHONY: help run install weights test test-fast lint types contracts cov eval wheel audit sbom clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,22 @@ wheel: install  ## build the wheel, install it in a fresh environment, smoke run
 	rm -rf build/smoke && $(PYTHON) -m venv --system-site-packages build/smoke
 	build/smoke/bin/python -m pip install --no-deps --force-reinstall dist/vlmforensics-*.whl
 	cd build && ./smoke/bin/vlmforensics --version
+
+build/tools/.installed: constraints/locked.txt
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --disable-pip-version-check -q "pip-audit>=2.7" "cyclonedx-bom>=5" || \
+	  { echo "pip-audit and cyclonedx-bom can't be installed: is the package index reachable?"; exit 1; }
+	@touch $@
+
+audit: install build/tools/.installed  ## installed packages against the advisory databases (needs the network)
+	build/tools/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  --skip-editable --progress-spinner off $(AUDIT_ARGS) || \
+	  { echo "Findings are listed above. Where it says that a service can't be reached, no audit was made: run it again"; \
+	    echo "with the network on, or name another with AUDIT_ARGS=\"--vulnerability-service osv --osv-url URL\"."; exit 1; }
+
+sbom: install build/tools/.installed  ## bill of materials of .venv as CycloneDX, build/sbom.json
+	build/tools/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.json $(BIN)/python
+	@echo "wrote build/sbom.json"
 
 clean:  ## remove what was built; weights stay in the user's cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

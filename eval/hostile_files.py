@@ -10,7 +10,7 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -25,14 +25,8 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def hostile_files() -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes), largest some 20 MiB, in a fixed order; the name's first word is the family."""
     known = specimens()
-    yield from _bombs(known)
-    yield from _loops(known)
-    yield from _giants(known)
-    yield from _profiles(known)
-    yield from _two_natures(known)
-    yield from _odd_sizes()
-    yield from _liars(known)
-    yield from _refused()
+    for maker in FAMILIES.values():
+        yield from maker(known)
 
 
 def segment(code: int, body: bytes) -> bytes:
@@ -224,7 +218,7 @@ def _two_natures(known: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     yield "both bmp and tiff", known["bmp"][:14] + known["tiff"]
 
 
-def _odd_sizes() -> Iterator[tuple[str, bytes]]:
+def _odd_sizes(_: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     for width, height in (
         (1, 1),
         (1, 50),
@@ -278,7 +272,7 @@ def _liars(known: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
                 yield f"liar {first} head on {second}", known[first][:12] + known[second][12:]
 
 
-def _refused() -> Iterator[tuple[str, bytes]]:
+def _refused(_: dict[str, bytes]) -> Iterator[tuple[str, bytes]]:
     yield "refused nothing", b""
     for body in (
         b"\x00",
@@ -299,3 +293,16 @@ def _refused() -> Iterator[tuple[str, bytes]]:
     yield "refused jpeg 2000", b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(100)
     yield "refused fits", b"SIMPLE  =                    T" + bytes(2880)
     yield "refused pickle", b"\x80\x04cos\nsystem\n(S'exit 1'\ntR."
+
+
+FAMILIES: dict[str, Callable[[dict[str, bytes]], Iterator[tuple[str, bytes]]]] = {
+    "bomb": _bombs,
+    "loop": _loops,
+    "giant": _giants,
+    "profile": _profiles,
+    "both": _two_natures,
+    "size": _odd_sizes,
+    "liar": _liars,
+    "refused": _refused,
+}
+"""Kind of harm → its files, made from the specimens."""

@@ -130,7 +130,8 @@ def _part(data: bytearray, rng: random.Random, _: Sequence[bytes]) -> None:
         _rebuild(data, rng, _jpeg_parts(data), data[:2], bytes)
     elif data[:4] == b"RIFF":
         _rebuild(data, rng, _riff_parts(data), data[:12], bytes)
-        struct.pack_into("<I", data, 4, max(0, len(data) - 8))
+        if len(data) >= 8:
+            struct.pack_into("<I", data, 4, len(data) - 8)
     elif data[4:8] == b"ftyp":
         _rebuild(data, rng, _box_parts(data, 0, len(data)), bytearray(), bytes)
     elif data[:2] in (b"II", b"MM"):

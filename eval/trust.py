@@ -10,7 +10,7 @@ import typer
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to ``vlmforensics eval``."""
-    for command in (overhead, fuzz):
+    for command in (overhead, fuzz, attacks, soak):
         app.command()(command)
 
 
@@ -55,3 +55,51 @@ def fuzz(
         typer.echo(entry)
     typer.echo(f"{result['count']:,} inputs, {len(result['wrong'])} wrong, {result['seconds']} s")
     raise typer.Exit(1 if result["wrong"] else 0)
+
+
+def attacks(
+    data: Annotated[Path, typer.Option(help="Folder with manifest.jsonl and the pictures.")],
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Pictures of each label.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of PGD.")] = 8,
+    epsilon: Annotated[
+        list[int] | None, typer.Option(help="L∞ bound of PGD in steps of 255; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of pictures.")] = 0,
+    docs: Annotated[Path, typer.Option(help="Folder of attacks.md.")] = Path("docs"),
+) -> None:
+    """Attack the compact model as somebody who knows it would, and write docs/attacks.md."""
+    import json
+
+    from vlmforensics.eval import attacks as work
+    from vlmforensics.eval.attacks_page import write_page
+    from vlmforensics.finetune.pictures import load_manifest
+    from vlmforensics.settings import load_settings
+
+    settings = load_settings()
+    bench = work.Bench.load(settings)
+    chosen = work.choose(load_manifest(data), number, seed)
+    file = Path(__file__).resolve().parent / "results" / "attacks.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for result in work.measure(bench, chosen, epsilons=tuple(epsilon or (2, 8)), steps=steps):
+        file.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_page(file, docs / "attacks.md")
+        typer.echo(f"{result['pictures']} of {len(chosen)} pictures are in {docs / 'attacks.md'}", err=True)
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.5, help="How long.")] = 60.0,
+    clients: Annotated[int, typer.Option(min=1, help="At once.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON log to write.")] = None,
+) -> None:
+    """Serve the page under mixed traffic; exit 1 where memory, handles or threads grow, or a request is lost."""
+    import json
+
+    from vlmforensics.eval import soak as work
+
+    result = work.run(minutes, clients=clients, progress=lambda line: typer.echo(line, err=True))
+    text = json.dumps(result, indent=1)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
+    grown = [name for name, row in result["flat"].items() if not row["flat"]]
+    raise typer.Exit(1 if grown or result["lost"] else 0)

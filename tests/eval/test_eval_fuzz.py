@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vlmforensics.eval import fuzz
+from vlmforensics.eval.hostile_files import FAMILIES, hostile_files
 from vlmforensics.eval.mutations import cuts, mutate
 from vlmforensics.imaging.specimens import specimens
 
@@ -38,20 +39,32 @@ def test_cut_files_never_become_another_picture(examiner):
         assert not examiner.outcome(item).startswith("WRONG"), item.name
 
 
-@pytest.mark.parametrize(
-    "name", ["loop", "profile", "both", "size", "liar", "refused"], ids=lambda name: f"{name} files"
-)
-def test_files_made_to_do_harm(examiner, name):
-    found = [item for item in fuzz.inputs(0, 0, 400) if item.family == name]
-    assert found
-    assert [i.name for i in found if examiner.outcome(i).startswith("WRONG")] == []
+@pytest.mark.parametrize("kind", ["loop", "both", "size", "liar", "refused"])
+def test_files_made_to_do_harm(examiner, kind):
+    found = [fuzz.Input(1, name, data) for name, data in FAMILIES[kind](KNOWN)]
+    assert len(found) > 5
+    assert {item.family for item in found} == {kind}
+    assert [item.name for item in found if examiner.outcome(item).startswith("WRONG")] == []
 
 
-def test_inputs_are_made_from_seed_and_number_alone():
-    first = len(cuts(KNOWN)) + 400
+def test_inputs_are_made_from_seed_and_number_alone(monkeypatch):
+    monkeypatch.setattr(fuzz, "hostile_files", lambda: iter([("refused nothing", b"")]))
+    first = len(cuts(KNOWN)) + fuzz.HOSTILE_FILES
     one = [item.data for item in fuzz.inputs(5, first, first + 6)]
     assert one[3:] == [item.data for item in fuzz.inputs(5, first + 3, first + 6)]
     assert one != [item.data for item in fuzz.inputs(6, first, first + 6)]
+    assert [item.name for item in fuzz.inputs(5, 0, 1)] == ["refused nothing"]
+
+
+@pytest.mark.slow
+def test_the_files_made_to_do_harm_are_counted():
+    names = [name for name, _ in hostile_files()]
+    assert len(names) == len(set(names)) == fuzz.HOSTILE_FILES
+
+
+def test_tiny_files_survive_every_mutation():
+    for number in range(300):
+        mutate(["a"], {"a": b"RIFF\x01\x00\x00\x00WEBP"[: 5 + number % 8]}, random.Random(number))
 
 
 def test_wrong_ends_are_seen(examiner, monkeypatch):
