@@ -119,6 +119,13 @@ def launch(
         raise SettingsError(
             f"{host}:{port} can't be served: the port is in use, or the address is not this machine's; try --port 0"
         ) from error
+    except ValueError as error:
+        if "localhost" not in str(error):
+            raise
+        raise SettingsError(
+            f"the page on {host} does not answer this machine itself in time: the machine is too busy, or "
+            "a proxy stands between; try again, or set NO_PROXY=127.0.0.1"
+        ) from error
     return str(local)
 
 
