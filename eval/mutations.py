@@ -69,12 +69,12 @@ def _place(data: bytearray, rng: random.Random, size: int = 1) -> int:
     return rng.randrange(min(400, top) if rng.random() < 0.5 else top)
 
 
-def _bits(data: bytearray, rng: random.Random, _: Sequence[bytes]) -> None:
+def _bits(data: bytearray, rng: random.Random, others: Sequence[bytes]) -> None:
     for _ in range(rng.randrange(1, 9)):
         data[_place(data, rng)] ^= 1 << rng.randrange(8)
 
 
-def _bytes(data: bytearray, rng: random.Random, _: Sequence[bytes]) -> None:
+def _bytes(data: bytearray, rng: random.Random, others: Sequence[bytes]) -> None:
     for _ in range(rng.randrange(1, 5)):
         data[_place(data, rng)] = rng.randrange(256)
 

@@ -94,7 +94,7 @@ class _Traffic:
 
     def run(self, number: int) -> None:
         """One client, until told to stop."""
-        from gradio_client import Client
+        from gradio_client import Client  # type: ignore[import-untyped]
 
         rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - traffic, no secrets
         client = Client(self.url, verbose=False, analytics_enabled=False)
@@ -110,7 +110,7 @@ class _Traffic:
                     self.lost.append(f"{kind}: {said}")
 
     def _examine(self, client: Any, name: str, data: bytes, *, text: bool = False) -> dict[str, Any]:
-        from gradio_client import handle_file
+        from gradio_client import handle_file  # type: ignore[import-untyped]
 
         path = self.folder / f"{threading.get_ident()}-{name}"
         path.write_bytes(data)
@@ -148,7 +148,7 @@ class _Traffic:
         return "refused" if record["error"] and not record["verdict"] else "lost: text was judged"
 
     def _leaves(self, client: Any, rng: random.Random) -> str:
-        from gradio_client import handle_file
+        from gradio_client import handle_file  # type: ignore[import-untyped]
 
         path = self.folder / f"{threading.get_ident()}-l.jpg"
         path.write_bytes(encode(scene(400, 400), "JPEG"))
@@ -230,7 +230,7 @@ def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 def _until_ready(traffic: _Traffic) -> None:
     """Wait for the model by having one picture examined."""
-    from gradio_client import Client
+    from gradio_client import Client  # type: ignore[import-untyped]
 
     client = Client(traffic.url, verbose=False, analytics_enabled=False)
     said = traffic._picture(client, random.Random(0))  # noqa: S311

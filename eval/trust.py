@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import typer
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to ``vlmforensics eval``."""
-    for command in (overhead, fuzz, attacks, soak):
+    commands: tuple[Callable[..., None], ...] = (overhead, fuzz, attacks, soak)
+    for command in commands:
         app.command()(command)
 
 

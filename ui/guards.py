@@ -84,7 +84,7 @@ class Guard:
         idle_seconds: float = 30.0,
         body_seconds: float = 600.0,
         most: int = 512,
-        most_each: int = 64,
+        most_each: int = 256,
     ) -> None:
         self.app = app
         self.max_upload, self.max_body = max_upload, max_body
@@ -115,6 +115,10 @@ class Guard:
                 del self._under_way[who]
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            # Nobody reads a body here, and who waits for events must see at once that the client has left.
+            await self.app(scope, receive, send)
+            return
         upload = _tail(scope["path"]).rstrip("/") == UPLOAD
         limit = self.max_upload if upload else self.max_body
         declared = dict(scope["headers"]).get(b"content-length", b"0")
