@@ -49,6 +49,16 @@ SOURCES: Mapping[str, str] = {
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",
     "upsampling": "Upsampling traces",
+    "copy_move": "Copied areas",
+    "jpeg_votes": "JPEG grid votes",
+    "residual_clusters": "Residual statistics by part",
+    "cooccurrence": "Residual runs",
+    "cfa": "Demosaicing",
+    "cfa_part": "Demosaicing by part",
+    "chromatic": "Chromatic aberration",
+    "texture_contrast": "Rich and poor texture",
+    "thumbnail": "Embedded thumbnail",
+    "faces": "Sharpness of faces",
 }
 
 STAGES: Mapping[str, str] = {
