@@ -88,11 +88,12 @@ def strength(close: int, fine: float, coarse: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Planes:
-    """What every hypothesis is verified on: luma, its residual, and luma behind a blur."""
+    """What every hypothesis is verified on: luma, its residual, luma behind a blur, and the whitened residual."""
 
     plane: Grey
     residual: Grey
     blurred: Grey
+    white: Grey
 
 
 def _residual(plane: Grey) -> Grey:
@@ -106,8 +107,9 @@ def find_copies(plane: Grey) -> list[Copy]:
         plane: float32 (H, W), 0..255, at least 128 pixels a side.
     """
     apart = max(16.0, 0.03 * max(plane.shape))
-    planes = _Planes(plane, _residual(plane), np.asarray(cv2.GaussianBlur(plane, (0, 0), 2.0)))
-    hypotheses = keypoint_hypotheses(plane, apart) + shift_hypotheses(whitened(plane), apart)
+    blurred = np.asarray(cv2.GaussianBlur(plane, (0, 0), 2.0))
+    planes = _Planes(plane, _residual(plane), blurred, whitened(plane))
+    hypotheses = keypoint_hypotheses(plane, apart) + shift_hypotheses(planes.white, apart)
     found = [
         copy
         for hypothesis in hypotheses
@@ -117,13 +119,25 @@ def find_copies(plane: Grey) -> list[Copy]:
     return sorted(found, key=lambda copy: -copy.score)
 
 
-def _window(hypothesis: Hypothesis, width: int, height: int) -> tuple[int, int, int, int]:
-    """Where a copy is looked for: (x0, y0, x1, y1)."""
-    if not hypothesis.support:
-        return 0, 0, width, height
-    low, high = hypothesis.points.min(axis=0), hypothesis.points.max(axis=0)
-    x0, y0 = (max(0, int(value) - _MARGIN) for value in low)
-    return x0, y0, min(width, int(high[0]) + _MARGIN), min(height, int(high[1]) + _MARGIN)
+def _window(planes: _Planes, hypothesis: Hypothesis) -> tuple[int, int, int, int] | None:
+    """Where a copy is looked for, around keypoints or where the residual repeats: (x0, y0, x1, y1), or None."""
+    height, width = planes.plane.shape
+    if hypothesis.support:
+        low, high = hypothesis.points.min(axis=0), hypothesis.points.max(axis=0)
+    else:
+        dx, dy = (int(value) for value in hypothesis.map[:, 2])
+        there = planes.white[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+        here = planes.white[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+        # Whitened residuals have a variance of about 1: their mean product is nearly their correlation.
+        repeats = cv2.blur(here * there, (WINDOW, WINDOW)) > 0.4
+        if int(repeats.sum()) < _MIN_AREA:
+            return None
+        rows, columns = np.flatnonzero(repeats.any(axis=1)), np.flatnonzero(repeats.any(axis=0))
+        low = np.array([columns[0] + max(dx, 0), rows[0] + max(dy, 0)])
+        high = np.array([columns[-1] + max(dx, 0), rows[-1] + max(dy, 0)])
+    margin = _MARGIN if hypothesis.support else 2 * WINDOW
+    x0, y0 = (max(0, int(value) - margin) for value in low)
+    return x0, y0, min(width, int(high[0]) + margin), min(height, int(high[1]) + margin)
 
 
 def _fitted(planes: _Planes, hypothesis: Hypothesis) -> list[Hypothesis]:
@@ -145,8 +159,10 @@ def _fitted(planes: _Planes, hypothesis: Hypothesis) -> list[Hypothesis]:
 
 def _aligned(planes: _Planes, hypothesis: Hypothesis) -> Affine:
     """Align source and copy by their enhanced correlation (Evangelidis & Psarakis 2008); unchanged where it fails."""
-    height, width = planes.plane.shape
-    x0, y0, x1, y1 = _window(hypothesis, width, height)
+    window = _window(planes, hypothesis)
+    if window is None:
+        return hypothesis.map
+    x0, y0, x1, y1 = window
     mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
     hull = cv2.convexHull(np.rint(hypothesis.points - (x0, y0)).astype(np.int32))
     cv2.fillConvexPoly(mask, hull, 255)
@@ -178,7 +194,10 @@ def _aligned(planes: _Planes, hypothesis: Hypothesis) -> Affine:
 def verify(planes: _Planes, hypothesis: Hypothesis, apart: float) -> Iterator[Copy]:
     """Map the picture onto itself and yield the parts that agree."""
     height, width = planes.plane.shape
-    x0, y0, x1, y1 = _window(hypothesis, width, height)
+    window = _window(planes, hypothesis)
+    if window is None:
+        return
+    x0, y0, x1, y1 = window
     local = hypothesis.map.copy()
     local[:, 2] -= (x0, y0)
     size = (x1 - x0, y1 - y0)
