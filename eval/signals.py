@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from vlmforensics.errors import InputError, SettingsError
-from vlmforensics.eval.metrics import bootstrap, roc_auc, share
+from vlmforensics.eval.metrics import auc_of, draws, interval, roc_auc, share
 from vlmforensics.finetune.calibrate import TASKS
 from vlmforensics.finetune.pictures import Picture, load_manifest
 from vlmforensics.imaging import open_case
@@ -30,6 +30,11 @@ from vlmforensics.types import LABELS, BoolMask, Evidence, EvidenceSource, Regio
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HIT = 0.3
 """IoU from which a region counts as found."""
+_OF_GENERATION = (
+    "cfa",
+    "cooccurrence",
+    "texture_contrast",
+)  # until calibration knows them and their question
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,9 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _figures_of(rows: Sequence[Row], name: str) -> dict[str, Any]:
-    task = TASKS.get(name, "real against tampered")
+    task = TASKS.get(name) or (
+        "real against synthetic" if name in _OF_GENERATION else "real against tampered"
+    )
     label = task.rsplit(" ", 1)[-1]
     asked = [row for row in rows if row.label in ("real", label)]
     spoken = [row for row in asked if name in row.readings]
@@ -231,11 +238,8 @@ def _figures_of(rows: Sequence[Row], name: str) -> dict[str, Any]:
     scores = _scores(scored, name, label)
     if not np.isfinite(scores).all():
         return out
-    low, high = bootstrap(
-        lambda drawn_rows: roc_auc(positive[drawn_rows], scores[drawn_rows]),
-        [row.label for row in scored],
-        [row.family for row in scored],
-    )
+    weights = draws([row.label for row in scored], [row.family for row in scored])
+    low, high = interval(auc_of(positive, scores, weights))
     out["auc"] = {"value": roc_auc(positive, scores), "low": low, "high": high}
     out["n"] = {"real": int((~positive).sum()), label: int(positive.sum())}
     out["reliability"] = _balanced(scored, scores, positive)

@@ -37,16 +37,7 @@ TOPICS: dict[str, str] = {
     "npr": "the comparison of neighbouring pixels",
     "crops": "the crop expert",
     "ela": "the error level",
-    "copy_move": "the search for copied areas",
-    "jpeg_votes": "the vote on the JPEG grid",
-    "residual_clusters": "the comparison of residual statistics",
-    "cooccurrence": "the count of residual runs",
-    "cfa": "the search for demosaicing",
-    "cfa_part": "the evenness of demosaicing",
-    "chromatic": "the chromatic aberration",
-    "texture_contrast": "the contrast of rich and poor texture",
-    "thumbnail": "the embedded thumbnail",
-    "faces": "the sharpness of faces",
+    "copymove": "the search for copied areas",
 }
 """Source → what was looked at, in the singular. A source that is missing here is ``the … measurement``."""
 

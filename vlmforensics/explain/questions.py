@@ -107,16 +107,7 @@ SOURCE_WORDS: Mapping[str, str] = {
     "npr": "neighbouring neighboring pixels enlarging upsampling generator",
     "crops": "crops crop expert native fine structure texture detail",
     "ela": "ela error level",
-    "copy_move": "copy move cloned clone duplicated copied repeated",
-    "jpeg_votes": "jpeg jpg grid block blocks alignment votes zero",
-    "residual_clusters": "noise residual statistics splice splicing inconsistent",
-    "cooccurrence": "noise residual statistics generator runs",
-    "cfa": "demosaicing mosaic bayer cfa filter array sensor camera",
-    "cfa_part": "demosaicing mosaic bayer cfa filter array sensor inconsistent",
-    "chromatic": "chromatic aberration lens colour color fringe fringes",
-    "texture_contrast": "texture smooth rich poor generator",
-    "thumbnail": "thumbnail preview embedded metadata",
-    "faces": "face faces swap deepfake portrait soft",
+    "copymove": "copy move cloned clone duplicated copied",
 }
 
 _STOP_TEXT = (
