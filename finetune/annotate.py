@@ -198,7 +198,7 @@ class Engine:
         told = {
             annotator.name: self._answers(annotator, picture, sha256, clues) for annotator in self._annotators
         }
-        agreed = []
+        agreed: list[Answered] = []
         for clue in clues:
             votes = {
                 name: answers[clue.id]

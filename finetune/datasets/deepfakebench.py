@@ -27,10 +27,8 @@ _FAKE = (
     "FF-DF", "FF-F2F", "FF-FS", "FF-NT", "FF-FH", "FF-SH", "DFD_fake", "CelebDFv1_fake", "CelebDFv2_fake",
     "DFDCP_FakeA", "DFDCP_FakeB", "DFDC_Fake", "DF_fake", "UADFV_Fake", "roop_Fake",
 )  # fmt: skip
-CLASSES: Mapping[str, Label] = {
-    **dict.fromkeys(_REAL, "real"),
-    **dict.fromkeys(_FAKE, "tampered"),  # all of these edit the face in a real video
-}  # type: ignore[assignment]
+CLASSES: Mapping[str, Label] = {name: "real" if name in _REAL else "tampered" for name in (*_REAL, *_FAKE)}
+"""Class → label; every fake class edits the face in a real video."""
 
 
 def load(root: Path, split: str) -> Iterator[Found]:

@@ -181,7 +181,9 @@ class LlavaBackbone:
         from transformers import DynamicCache
 
         picture = self._fit(pixels)
-        cache, known, found = None, [], []
+        cache: Any = None
+        known: list[int] = []
+        found: list[float] = []
         for question in questions:
             text = self._prompt(ask(question))
             yes, no = first_tokens(self._encode, text)
