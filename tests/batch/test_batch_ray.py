@@ -1,6 +1,7 @@
 """The Ray engine on a cluster of two nodes: the same records, also when a worker is killed under it."""
 
 import importlib.util
+import json
 import os
 import signal
 import threading
@@ -25,6 +26,19 @@ def factory_of(fakes, delay):
         return Worker(module.make(sources=[module.Brightness(delay)]), with_text=False)
 
     return factory
+
+
+def test_an_actor_finishes_a_block_that_is_no_whole_group(fakes, tmp_path):
+    pytest.importorskip("ray")
+    from vlmforensics.batch.ray_engine import _Actor
+
+    paths = [fakes.write(tmp_path / f"{index}.jpg", index, width=64, height=64) for index in range(5)]
+    rows = [job.to_json().encode() for job in Inputs(paths)]
+    actor = _Actor(lambda: Worker(fakes.make(), text="all", group=3), isolated=False, picture_seconds=60)
+    for block in (rows[:3], rows[3:]):
+        records = [json.loads(record) for record in actor({"job": block})["record"]]
+        assert [record["file"] for record in records] == [json.loads(row)["file"] for row in block]
+        assert all(len(record["explanation"]) > 60 for record in records)
 
 
 @pytest.fixture

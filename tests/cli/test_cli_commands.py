@@ -203,6 +203,42 @@ def test_the_output_inside_the_folder_is_not_an_input(fakes, tmp_path):
     assert len(out.read_text().splitlines()) == 1
 
 
+def test_batch_options_that_can_not_be_meant(tmp_path):
+    (tmp_path / "in").mkdir()
+    for out, *extra in (
+        ("o.csv",),
+        ("o", "--text", "some"),
+        ("o", "--resume", "--overwrite"),
+        ("o", "-j", "0"),
+    ):
+        command = ["batch", str(tmp_path / "in"), "--out", str(tmp_path / out), *extra]
+        assert run(app, command).exit_code == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
+def test_batch_writes_what_was_asked_for(fakes, tmp_path):
+    for index in range(3):
+        fakes.write(tmp_path / "in" / f"{index}.jpg", index)
+    out = tmp_path / "in" / "out.jsonl"  # outputs among the inputs are no inputs
+    others = {name: tmp_path / "in" / name for name in ("gallery", "masks", "c.json", "t.parquet")}
+    command = [
+        "batch", str(tmp_path / "in"), "--out", str(out), "--resume", "--text", "top-1",
+        "--gallery", str(others["gallery"]), "--masks", str(others["masks"]),
+        "--conversations", str(others["c.json"]), "--table", str(others["t.parquet"]),
+    ]  # fmt: skip
+    for _ in range(2):
+        assert run(app, command).exit_code == 0
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(records) == 3
+    assert sum(record["explanation"] is not None for record in records) == 1
+    assert (others["gallery"] / "index.html").exists()
+    assert all(path.exists() for path in others.values())
+    summary = json.loads((tmp_path / "in" / "out.run.json").read_text())
+    assert summary["counts"]["records_in_file"] == 3
+    assert summary["counts"]["examined"] == 3  # of the run that examined something
+    assert summary["parameters"]["text"] == "top-1"
+
+
 def test_batch_of_nothing_or_nowhere(tmp_path):
     assert run(app, ["batch", str(tmp_path / "none"), "--out", str(tmp_path / "o")]).exit_code == 2
     (tmp_path / "in").mkdir()

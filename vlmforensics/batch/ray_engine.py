@@ -52,7 +52,8 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Examine a block of jobs."""
         jobs = [Job.from_json(line) for line in batch["job"]]
-        records = list(ordered(self._lane, jobs, lambda: False, len(jobs), self._numbers))
+        # one more than there are, so that the end is seen and the last group finished
+        records = list(ordered(self._lane, jobs, lambda: False, len(jobs) + 1, self._numbers))
         return {"record": np.array([json.dumps(record).encode("ascii") for record in records], dtype=object)}
 
 
@@ -135,7 +136,9 @@ class RayEngine:
         group = _group_of(factory)
         blocks = max(1, math.ceil(len(rows) / max(group, _PICTURES_PER_BLOCK)))
         actors = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
-        return ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+        return ray.data.from_items(
+            rows, override_num_blocks=blocks
+        ).map_batches(
             _Actor,
             fn_constructor_kwargs={
                 "factory": factory,
@@ -145,9 +148,7 @@ class RayEngine:
             compute=ray.data.ActorPoolStrategy(size=min(actors, blocks)),
             batch_size=group,
             num_cpus=1,
-            num_gpus=self.gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
+            num_gpus=self.gpus,  # an actor that dies is restarted and its block handed to it again: Ray's default
         )
 
 

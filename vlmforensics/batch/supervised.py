@@ -31,7 +31,7 @@ BOOT = (
     "import sys; sys.path.extend(p for p in sys.argv.pop().split({sep!r}) if p not in sys.path); "
     "from vlmforensics.batch.child import main; main()"
 )
-GIVE_UP = 8
+GIVE_UP = 50
 """Deaths in a row, with no picture finished in between, after which the batch ends."""
 _TICK = 0.2
 _log = logging.getLogger(__name__)

@@ -75,6 +75,11 @@ def run(inputs: Sequence[str], settings: Settings, options: Options) -> int:
     say_where_pictures_go(settings)
     if options.resume and options.overwrite:
         raise SettingsError("--resume continues the file, --overwrite replaces it: give one of them")
+    if options.out.suffix.lower() in {".csv", ".parquet", ".html"}:
+        raise SettingsError(
+            f"--out holds JSON lines, whatever it is called: name it records.jsonl, and add --table {options.out} "
+            "for a table, or --gallery FOLDER for pages"
+        )
     text, top = _text(options.text)
     for table in options.tables:
         check_table(table)
