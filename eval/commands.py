@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,8 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to ``vlmforensics eval``."""
-    for command in (suites, run, baselines, score, report, calibrate):
+    commands: tuple[Callable[..., None], ...] = (suites, run, baselines, score, report, calibrate)
+    for command in commands:
         app.command()(command)
 
 

@@ -199,7 +199,8 @@ def _heaviest(report: Report) -> list[Evidence]:
 
 
 def _told(assistant: Assistant, report: Report, **changed: Any) -> tuple[Report, str]:
-    again = replace(report, **{"explanation": None, "conversation": (), **changed})
+    fields: dict[str, Any] = {"explanation": None, "conversation": (), **changed}
+    again = replace(report, **fields)
     return again, "".join(assistant.explain(again))
 
 
@@ -271,7 +272,8 @@ def _swap(assistant: Assistant, report: Report, other: Report) -> dict[str, Any]
 
 def _paraphrase(assistant: Assistant, report: Report) -> dict[str, Any]:
     """Ask one question in several ways."""
-    cited, errors = [], []
+    cited: list[set[str]] = []
+    errors: list[str] = []
     for question in QUESTIONS:
         answer = assistant.ask(replace(report, conversation=()), question)
         cited.append(set(answer.cited))

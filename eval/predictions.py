@@ -88,7 +88,9 @@ def load_run(folder: Path) -> Run:
         plan = json.loads((folder / RUN).read_text(encoding="utf-8"))
         samples = [Sample.from_json(row) for row in _lines(folder / SAMPLES)]
         by_name = {sample.name: sample for sample in samples}
-        good, bad, model = [], [], {}
+        good: list[Prediction] = []
+        bad: list[dict[str, Any]] = []
+        model: dict[str, Any] = {}
         for record in _lines(folder / RECORDS):
             condition, _, name = record["file"].partition("/")
             model = record["model"]
@@ -155,7 +157,7 @@ class Arrays:
 
     def draws(self, seed: int, rows: NDArray[np.intp] | None = None) -> Floats:
         """(rounds, n) weights of a bootstrap over families, of these rows or of all."""
-        kept = range(len(self.truth)) if rows is None else rows
+        kept = np.arange(len(self.truth)) if rows is None else rows
         return draws([self.truth[i] for i in kept], [self.families[i] for i in kept], seed=seed)
 
     def margin(self, label: str) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,6 @@ def run(
 
 def settings_of_run(settings: Settings, workers: int | None) -> Settings:
     """Settings for several pictures at a time: one core each."""
-    from dataclasses import replace
-
     several = (workers or 2) > 1
     return replace(settings, threads=1) if several and settings.threads == 0 else settings
 

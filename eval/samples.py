@@ -66,14 +66,13 @@ class Sample:
     def from_json(cls, row: Mapping[str, Any]) -> Sample:
         """The opposite of :meth:`to_json`."""
         mask = row["mask"]
-        return cls(
-            **{
-                **row,
-                "path": Path(row["path"]),
-                "mask": None if mask is None else Path(mask),
-                "references": tuple(row["references"]),
-            }
-        )
+        fields: dict[str, Any] = {
+            **row,
+            "path": Path(row["path"]),
+            "mask": None if mask is None else Path(mask),
+            "references": tuple(row["references"]),
+        }
+        return cls(**fields)
 
 
 def label_of(text: str, where: str) -> str:

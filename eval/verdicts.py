@@ -134,7 +134,7 @@ def selective(predictions: Sequence[Prediction], a: Arrays, *, seed: int) -> dic
     )
     right = np.array([g == t for g, t in zip(guess, a.truth, strict=True)])
     curve = metrics.risk_coverage(confidence, right)
-    kept = np.unique(np.linspace(0, len(curve) - 1, min(CURVE, len(curve))).astype(int)) if curve else []
+    kept = np.unique(np.linspace(0, max(0, len(curve) - 1), min(CURVE, len(curve))).astype(int)).tolist()
     return {
         "coverage": metrics.share(len(decided), len(predictions)),
         "right_of_decided": metrics.share(sum(item.right for item in decided), len(decided)),

@@ -21,6 +21,7 @@ from vlmforensics.eval.metrics.detection import (
 from vlmforensics.eval.metrics.intervals import (
     auc_of,
     balanced_of,
+    bootstrap,
     clopper_pearson,
     draws,
     interval,
@@ -41,6 +42,7 @@ __all__ = [
     "average_precision",
     "balanced_accuracy",
     "balanced_of",
+    "bootstrap",
     "brier",
     "cllr",
     "clopper_pearson",

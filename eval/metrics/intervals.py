@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 
 from vlmforensics.eval.figures import clopper_pearson
 
-__all__ = ["ROUNDS", "auc_of", "balanced_of", "clopper_pearson", "draws", "interval", "mean_of", "share"]
+__all__ = [
+    "ROUNDS",
+    "auc_of",
+    "balanced_of",
+    "bootstrap",
+    "clopper_pearson",
+    "draws",
+    "interval",
+    "mean_of",
+    "share",
+]
 ROUNDS = 1000
 Floats = NDArray[np.float64]
 
@@ -57,6 +67,28 @@ def interval(values: Floats) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(kept, (0.025, 0.975))
     return float(low), float(high)
+
+
+def bootstrap(
+    figure: Callable[[NDArray[np.intp]], float],
+    labels: Sequence[str],
+    families: Sequence[str],
+    *,
+    seed: int = 0,
+    rounds: int = 500,
+) -> tuple[float, float]:
+    """95 % interval of any figure of rows, for those that have no fast form below.
+
+    Args:
+        figure: of the rows (indices into the data, repeated as drawn); ``nan`` leaves the round out.
+        labels: (n,) true label of each row.
+        families: (n,) family of each row.
+        seed: of the draws.
+        rounds: number of draws.
+    """
+    weights = draws(labels, families, seed=seed, rounds=rounds).astype(np.intp)
+    rows = np.arange(len(labels))
+    return interval(np.array([figure(np.repeat(rows, drawn)) for drawn in weights]))
 
 
 def mean_of(values: Floats, weights: Floats) -> Floats:

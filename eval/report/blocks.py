@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,10 +149,11 @@ def _condition(name: str, table: Mapping[str, Any], *, main: bool) -> list[Block
         ]
         head = ("source", "pictures", "AUC, real against the rest", "mean weight in log-odds")
         blocks.append(Table(head, alone, "Each source of evidence alone"))
-    for key, make in (
-        ("localisation", _localisation), ("faithfulness", _faithfulness), ("words", _words), ("fairness", _fairness),
-        ("speed", _speed),
-    ):  # fmt: skip
+    parts: dict[str, Callable[[Any], list[Block]]] = {
+        "localisation": _localisation, "faithfulness": _faithfulness, "words": _words, "fairness": _fairness,
+        "speed": _speed,
+    }  # fmt: skip
+    for key, make in parts.items():
         if table.get(key):
             blocks += make(table[key])
     return blocks

@@ -18,7 +18,7 @@ from vlmforensics.eval.conditions import GRID
 COLOURS = {"real": "#0072B2", "synthetic": "#E69F00", "tampered": "#CC79A7", "fake": "#D55E00"}
 MARKERS = {"real": "o", "synthetic": "s", "tampered": "^", "fake": "D"}
 DASHES = {"real": "-", "synthetic": "--", "tampered": ":", "fake": "-."}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vlmforensics",
     "font.family": "sans-serif",

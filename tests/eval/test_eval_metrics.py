@@ -169,6 +169,7 @@ def test_bootstrap_draws_families():
     means = m.mean_of(values, m.draws(labels, families))
     assert set(means) == {0.0, 0.5, 1.0}
     assert m.interval(means) == (0.0, 1.0)
+    assert m.bootstrap(lambda rows: values[rows].mean(), labels, families) == (0.0, 1.0)
     alone = m.interval(m.mean_of(values, m.draws(labels, ["a"] * 200)))
     assert 0.4 < alone[0] < 0.5 < alone[1] < 0.6
 
