@@ -134,7 +134,7 @@ def _part(data: bytearray, rng: random.Random, _: Sequence[bytes]) -> None:
             struct.pack_into("<I", data, 4, len(data) - 8)
     elif data[4:8] == b"ftyp":
         _rebuild(data, rng, _box_parts(data, 0, len(data)), bytearray(), bytes)
-    elif data[:2] in (b"II", b"MM"):
+    elif bytes(data[:2]) in (b"II", b"MM"):
         _entry(data, rng)
     else:
         _numbers(data, rng, ())
