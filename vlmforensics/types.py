@@ -279,6 +279,9 @@ class Verdict:
         alpha: the bound on the share of real pictures that are accused (0..1).
         leading: the most probable label, whatever was decided.
         mask_agreement: one sentence on how mask and verdict agree, or None where no mask head ran.
+        ruled_out_below: label → probability at or below which this label would be ruled out, the other two keeping
+            their ratio (0..1; 0 = never, at this alpha); empty where not known. The verdict is the one label above
+            its bound, unless a gate or a failure forbids it.
     """
 
     label: VerdictLabel
@@ -288,6 +291,7 @@ class Verdict:
     alpha: float
     leading: Label
     mask_agreement: str | None = None
+    ruled_out_below: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if abs(sum(self.probabilities.values()) - 1) > 1e-6:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vlmforensics.errors import Defect, SettingsError
 from vlmforensics.fusion import Calibration, Gate, judge, mask_agreement
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
+from vlmforensics.fusion.judge import ruled_out_below
 from vlmforensics.fusion.scale import as_map, cap_for, llr_from_logits, strength_of
 from vlmforensics.types import LABELS, Evidence, SourceFailure
 
@@ -327,3 +328,24 @@ def test_thinned_p_values_are_never_below_the_exact_ones(calibration_scores, que
 def test_nonconformity_is_the_margin_to_the_best_other_label():
     scores = nonconformity(np.log(np.array([0.7, 0.2, 0.1])))
     assert scores == pytest.approx([math.log(0.2 / 0.7), math.log(0.7 / 0.2), math.log(0.7 / 0.1)])
+
+
+@given(st.lists(st.floats(-6, 6), min_size=3, max_size=3), st.sampled_from([0.01, 0.05, 0.2]))
+@settings(max_examples=60, deadline=None)
+def test_the_bounds_say_which_labels_are_ruled_out(odds, alpha):
+    calibration = Calibration.from_json(record())
+    log_odds = np.array(odds)
+    bounds = ruled_out_below(log_odds, calibration, alpha)
+    probabilities = np.exp(log_odds - np.logaddexp.reduce(log_odds))
+    scores = nonconformity(np.log(probabilities))
+    levels = {"real": alpha, **calibration.levels}
+    for place, label in enumerate(LABELS):
+        if abs(probabilities[place] - bounds[place]) > 1e-9:
+            kept = calibration.conformal[label].p_value(float(scores[place])) > levels[label]
+            assert kept == (probabilities[place] > bounds[place])
+
+
+def test_a_level_that_no_score_reaches_rules_nothing_out():
+    scores = LabelScores.of(np.linspace(0, 1, 20), 3)
+    assert scores.largest_kept(0.01) == math.inf
+    assert scores.largest_kept(0.5) < 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlmforensics.errors import Defect
-from vlmforensics.imaging import colour_map, overlay
+from vlmforensics.imaging import colour_map, overlay, overlay_layer
 from vlmforensics.types import Box
 
 
@@ -121,3 +121,21 @@ def test_hostile_labels_are_harmless():
     drawn = overlay(picture(), boxes=[Box(5, 5, 60, 60)], labels=["a\u202eb\n" * 4000])
     assert drawn.shape == (120, 160, 3)
     overlay(picture(), boxes=[Box(5, 5, 60, 60), Box(9, 9, 10, 10)], labels=[""])
+
+
+def test_a_layer_over_the_picture_is_the_overlay():
+    rng = np.random.default_rng(5)
+    pixels = rng.integers(0, 256, (90, 140, 3), np.uint8)
+    mask = np.zeros((90, 140), bool)
+    mask[20:60, 30:90] = True
+    marks = {
+        "mask": mask,
+        "heatmap": rng.random((9, 14), np.float32),
+        "boxes": [Box(10, 40, 70, 80)],
+        "labels": ["E1"],
+    }
+    layer = overlay_layer(140, 90, **marks).astype(np.float32)
+    alpha = layer[..., 3:] / 255
+    shown = layer[..., :3] * alpha + pixels * (1 - alpha)
+    assert np.abs(shown - overlay(pixels, **marks)).max() <= 3
+    assert overlay_layer(8, 6).max() == 0

@@ -36,6 +36,7 @@ from vlmforensics.settings import Settings, load_settings
 from vlmforensics.types import (
     LABELS,
     Answer,
+    Box,
     CaseImage,
     Evidence,
     EvidenceSource,
@@ -344,6 +345,43 @@ class Assistant:
                 recompute={"backbone": name, "read": means},
             )
         ]
+
+    def locate(
+        self,
+        report: Report,
+        *,
+        box: Box | None = None,
+        points: Sequence[tuple[float, float]] = (),
+    ) -> Mask | None:
+        """Ask the mask head about one place of an examined picture, as users of Segment Anything do.
+
+        A hint where to look: it changes neither verdict nor report.
+
+        Args:
+            report: of this assistant.
+            box: a rectangle to look at, upright pixels.
+            points: clicks (x, y) inside what is asked about, upright pixels.
+
+        Returns:
+            The mask, without regions where nothing is marked; None where there is no mask head, or nothing that it
+            could read the picture with.
+
+        Raises:
+            SettingsError: a click or the box lies outside the picture.
+        """
+        head, tower, pixels = self._parts.masks, self._parts.tower, report.case.upright
+        look = report.look if tower is None else None
+        if head is None or (look is None and tower is None):
+            return None
+        return head.locate(
+            pixels,
+            patches=look.patches if look is not None else tower(pixels) if tower is not None else {},
+            boundary=next((item.heatmap for item in report.evidence if item.source == "blending"), None),
+            seg=look.seg if look is not None else None,
+            label_log_probs=look.log_probs if look is not None else None,
+            points=points,
+            box=box,
+        )
 
     # ---------------------------------------------------------------- words
 

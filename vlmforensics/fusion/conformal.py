@@ -75,6 +75,11 @@ class LabelScores:
         at_least = float(self.n) if index < 0 else float(self.above[index])
         return (1.0 + at_least) / (self.n + 1.0)
 
+    def largest_kept(self, level: float) -> float:
+        """Largest score that ``level`` does not exclude; infinite where no score would be."""
+        excluded = np.flatnonzero((1.0 + self.above) / (self.n + 1.0) <= level + 1e-12)
+        return float(self.points[excluded[0]]) if len(excluded) else math.inf
+
     def upper_bound(self, level: float, confidence: float = 0.95) -> float:
         """Bound on the share of this label's pictures that is excluded at ``level``, at this confidence."""
         from scipy.special import betaincinv

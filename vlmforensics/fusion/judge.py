@@ -107,6 +107,7 @@ def judge(
         alpha=alpha,
         leading=leading,
         mask_agreement=mask_agreement(decision.label, mask_area),
+        ruled_out_below=as_map(ruled_out_below(log_odds, calibration, alpha)),
     )
     return numbered, verdict
 
@@ -208,6 +209,30 @@ def conformal_decision(log_odds: Floats, calibration: Calibration, alpha: float)
         "edited pictures "
         "of the calibration.",
     )
+
+
+def ruled_out_below(log_odds: Floats, calibration: Calibration, alpha: float) -> Floats:
+    """Probability of each label at or below which conformal prediction excludes it, the others keeping their ratio.
+
+    With share ``w`` of the stronger of the others among both, a label of probability x has the nonconformity
+    ``log((1 − x) w / x)``; setting it to the largest score that is kept and solving for x gives the bound.
+
+    Args:
+        log_odds: (3,), up to a constant.
+        calibration: the frozen numbers.
+        alpha: bound on accused real pictures.
+
+    Returns:
+        (3,) in [0, 1).
+    """
+    levels = {"real": alpha, **calibration.levels}
+    probabilities = np.exp(log_softmax(log_odds))
+    bounds = np.zeros(3)
+    for place, label in enumerate(LABELS):
+        others = np.delete(probabilities, place)
+        odds = others.max() / others.sum() * np.exp(-calibration.conformal[label].largest_kept(levels[label]))
+        bounds[place] = odds / (1 + odds)
+    return bounds
 
 
 def _undecided(

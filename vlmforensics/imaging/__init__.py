@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vlmforensics.imaging.codec import to_png as to_png
     from vlmforensics.imaging.render import colour_map as colour_map
     from vlmforensics.imaging.render import overlay as overlay
+    from vlmforensics.imaging.render import overlay_layer as overlay_layer
     from vlmforensics.imaging.resample import resize as resize
     from vlmforensics.imaging.resample import resize_plane as resize_plane
     from vlmforensics.imaging.resample import thumbnail as thumbnail
@@ -37,6 +38,7 @@ _HOMES = {
     "rle_encode": "rle",
     "rle_decode": "rle",
     "overlay": "render",
+    "overlay_layer": "render",
     "colour_map": "render",
     "warm_up": "sandbox",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "encode",
     "open_case",
     "overlay",
+    "overlay_layer",
     "resize",
     "resize_plane",
     "rle_decode",

@@ -100,6 +100,41 @@ def overlay(
     return _draw_boxes(drawn, boxes, labels) if boxes else drawn
 
 
+def overlay_layer(
+    width: int,
+    height: int,
+    *,
+    mask: BoolMask | None = None,
+    heatmap: Grey | None = None,
+    boxes: Sequence[Box] = (),
+    labels: Sequence[str] = (),
+    opacity: float = 0.45,
+) -> NDArray[np.uint8]:
+    """The marks of :func:`overlay` alone, to be laid over the picture by whoever shows it.
+
+    Args:
+        width: of the frame.
+        height: of the frame.
+        mask: as for :func:`overlay`, like the other arguments.
+        heatmap: see there.
+        boxes: see there.
+        labels: see there.
+        opacity: see there.
+
+    Returns:
+        uint8 (height, width, 4), RGBA, not premultiplied; composed with the picture it gives what ``overlay`` draws, to
+        within rounding.
+    """
+    marks = {"mask": mask, "heatmap": heatmap, "boxes": boxes, "labels": labels, "opacity": opacity}
+    black = np.zeros((height, width, 3), np.uint8)
+    # Difference matting (Smith & Blinn 1996): what shows of white and of black behind the marks gives their alpha.
+    dark = overlay(black, **marks).astype(np.float32)  # type: ignore[arg-type]
+    light = overlay(255 - black, **marks).astype(np.float32)  # type: ignore[arg-type]
+    alpha = np.clip(1 - (light - dark).mean(axis=2) / 255, 0, 1)
+    colour = dark / np.maximum(alpha, 1 / 255)[..., None]
+    return np.rint(np.clip(np.dstack([colour, alpha * 255]), 0, 255)).astype(np.uint8)
+
+
 def line_width(width: int, height: int) -> int:
     """Line width in pixels that stays visible when shown small: 1 for 500 px, 4 for 2,000 px."""
     return max(1, round(max(width, height) / 500))
