@@ -98,7 +98,8 @@ def measure(
         "verdicts against the sum of the network stages", local.seconds / networks, 1.25, False, len(jobs),
         f"{local.seconds:.2f} s against {networks:.2f} s a picture",
     )  # fmt: skip
-    yield _text(assistant, jobs[:TOGETHER])
+    if hasattr(assistant.backbone, "narrate_many"):
+        yield _text(assistant, jobs[:TOGETHER])
     gap = _gap(chances, local.chances)
     if ray:
         other = _batch(jobs, settings, "ray")

@@ -34,7 +34,10 @@ def test_an_actor_finishes_a_block_that_is_no_whole_group(fakes, tmp_path):
 
     paths = [fakes.write(tmp_path / f"{index}.jpg", index, width=64, height=64) for index in range(5)]
     rows = [job.to_json().encode() for job in Inputs(paths)]
-    actor = _Actor(lambda: Worker(fakes.make(), text="all", group=3), isolated=False, picture_seconds=60)
+    backbone = fakes.Backbone()
+    backbone.narrate_many = lambda looks, *_, **__: ["It looks edited."] * len(looks)
+    worker = Worker(fakes.make(backbone=backbone), text="all", group=3)
+    actor = _Actor(lambda: worker, isolated=False, picture_seconds=60)
     for block in (rows[:3], rows[3:]):
         records = [json.loads(record) for record in actor({"job": block})["record"]]
         assert [record["file"] for record in records] == [json.loads(row)["file"] for row in block]

@@ -24,7 +24,7 @@ WorkFactory = Callable[[], Work]
 TEXTS = ("all", "flagged", "none")
 TWIN = "twin"
 GROUP = 8
-"""Pictures whose explanations are written together: a token of eight costs little more than a token of one."""
+"""Pictures whose explanations are written together where the backbone can (``narrate_many``)."""
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +72,8 @@ class Worker:
     ) -> None:
         self.assistant = assistant
         self.text = check_text(text if text is not None else "all" if with_text else "none")
-        self.group = group if self.text == "all" else 1
+        together = self.text == "all" and hasattr(assistant.backbone, "narrate_many")
+        self.group = group if together else 1
 
     def __call__(self, job: Job) -> Record:
         """Return the record of one picture."""
