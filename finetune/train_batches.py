@@ -43,9 +43,8 @@ class FeatureStore:
 
     def __init__(self, folder: Path, built: Built, *, masks: bool) -> None:
         # Pixels that differ make features that differ: the picture's preparation is part of the name.
-        grey = built.pixel_values(
-            np.full((40, 60, 3), 100, np.uint8) + np.arange(60, dtype=np.uint8)[None, :, None]
-        )
+        ramp = np.broadcast_to(np.arange(100, 160)[None, :, None], (40, 60, 3)).astype(np.uint8)
+        grey = built.pixel_values(ramp)
         name = hashlib.sha256(f"{built.base_sha256}/{masks}/".encode() + grey.numpy().tobytes()).hexdigest()
         self.folder = folder / name[:16]
         self.built, self.masks = built, masks
