@@ -7,7 +7,7 @@ that saw nothing of its family (``finetune.calibrate``).
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from vlmforensics.eval.figures import auc_with_interval, clopper_pearson
 from vlmforensics.finetune import calibrate as steps
-from vlmforensics.finetune.compact_crops import read
+from vlmforensics.finetune.compact_experts import read
 from vlmforensics.finetune.compact_label import Sample, sample_weights
 from vlmforensics.finetune.features import feature_file
 from vlmforensics.finetune.pictures import Picture, assign_folds, load_manifest
@@ -165,14 +165,21 @@ def measure(data: Path, work: Path, cache: Path) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {"alpha": ALPHA, "folds": FOLDS, "levels": dict(steps.LEVELS), "variants": {}}
     for variant in ("equalised", "raw", "augmented-1"):
-        rows = [row for row in steps.load_rows(pictures, work, cache, (variant,)) if row.example.complete]
+        known = steps.load_rows(pictures, work, cache, (variant,))
+        # Scored by the experts, though not examined by all witnesses: those that were silent contribute nothing.
+        scored = [row for row in known if set(steps.EXPERTS) <= set(row.example.readings)]
+        if scored and "rivals" not in result:
+            result["variant of comparisons"] = variant
+            result["rivals"] = _rivals(
+                pictures, folds, cache, scored, predictions(scored, calibrations, folds)
+            )
+            result["pictures of comparisons"] = dict(Counter(row.example.label for row in scored))
+        rows = [row for row in known if row.example.complete]
         if not rows:
             continue
-        found = predictions(rows, calibrations, folds)
-        result["variants"][variant] = summarise(found)
-        if "rivals" not in result:
-            result["variant of comparisons"] = variant
-            result["rivals"] = _rivals(pictures, folds, cache, rows, found)
+        result["variants"][variant] = summarise(predictions(rows, calibrations, folds))
+        if "ablation" not in result:
+            result["variant of ablation"] = variant
             result["ablation"] = _ablation(rows, calibrations, folds)
     return result
 
@@ -199,8 +206,12 @@ def _rivals(
     families = [row.picture.family for row in chosen]
     ours = _margin(found, kept)
     rivals = baselines(pictures, folds, cache, chosen)
-    rivals["label head alone"] = np.array([_head(row) for row in chosen])
-    rivals["crop expert alone"] = np.array([row.example.readings["crops"].score or 0.0 for row in chosen])
+    if all("vlm" in row.example.readings for row in chosen):
+        rivals["label head alone"] = np.array([_head(row) for row in chosen])
+    for name in steps.EXPERTS:
+        rivals[f"`{name}` expert alone"] = np.array(
+            [row.example.readings[name].score or 0.0 for row in chosen]
+        )
     return {name: auc_with_interval(truth, ours, families, other=score) for name, score in rivals.items()}
 
 

@@ -1,7 +1,7 @@
 """From cached features, unseen-source scores and observations to the shipped calibration.
 
-Every number that judges others is from a model that saw nothing of the picture's family: the label head's and the crop
-expert's scores are replaced by those of models trained without it, and the blending detector and the mask head never
+Every number that judges others is from a model that saw nothing of the picture's family: the label head's and the
+experts' scores are replaced by those of models trained without it, and the blending detector and the mask head never
 trained on the held-back sources. Pictures for which all of that holds are *complete*; the rest help to fit the sources
 that hold for them.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmforensics.finetune.compact_experts import read_expert_scores
 from vlmforensics.finetune.features import load_features
 from vlmforensics.finetune.observe import Observation, read_observations
 from vlmforensics.finetune.pictures import Picture, held_back
@@ -24,7 +25,8 @@ from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate
 from vlmforensics.types import Label
 
-LEARNED = ("vlm", "crops")
+EXPERTS = ("crops", "whole")
+LEARNED = ("vlm", *EXPERTS)
 """Sources whose readings come from models that left the picture's family out."""
 TRAINED_ON_REAL = ("blending", "mask")
 """Sources that trained on real pictures of all sources that are not held back."""
@@ -35,6 +37,10 @@ LEVELS = {"synthetic": 0.1, "tampered": 0.2}
 TASKS = {
     "vlm": "real against synthetic",
     "crops": "real against synthetic",
+    "whole": "real against synthetic",
+    "cooccurrence": "real against synthetic",
+    "cfa": "real against synthetic",
+    "texture_contrast": "real against synthetic",
     "spectrum": "real against synthetic",
     "upsampling": "real against synthetic",
     "npr": "real against synthetic",
@@ -45,6 +51,13 @@ TASKS = {
     "jpeg_double": "real against tampered",
     "jpeg_grid": "real against tampered",
     "jpeg_crop": "real against tampered",
+    "jpeg_votes": "real against tampered",
+    "copy_move": "real against tampered",
+    "residual_clusters": "real against tampered",
+    "cfa_part": "real against tampered",
+    "chromatic": "real against tampered",
+    "thumbnail": "real against tampered",
+    "faces": "real against tampered",
 }
 """The question that each source answers, on which its reliability is measured."""
 
@@ -100,7 +113,7 @@ def assemble(
     pictures: Sequence[Picture],
     observations: Sequence[Observation],
     label_scores: Mapping[tuple[str, str], Sequence[float]],
-    crop_scores: Mapping[tuple[str, str], Sequence[float]],
+    expert_scores: Mapping[str, Mapping[tuple[str, str], Sequence[float]]],
     cache: Path,
     variants: Sequence[str],
 ) -> list[Row]:
@@ -111,7 +124,9 @@ def assemble(
         for picture in pictures:
             key = (variant, picture.sha256)
             observed = seen.get(key)
-            learned = {"vlm": label_scores.get(key), "crops": crop_scores.get(key)}
+            learned = {name: scores.get(key) for name, scores in expert_scores.items()}
+            if label_scores:
+                learned["vlm"] = label_scores.get(key)
             readings: dict[str, Reading] = {}
             complete = False
             if observed is not None:
@@ -123,12 +138,12 @@ def assemble(
                     for name, reading in observed.readings.items()
                     if name not in LEARNED and (complete or name not in TRAINED_ON_REAL)
                 }
-            elif (cached := load_features(cache, variant, picture, ["spectrum"])) is not None:
-                readings["spectrum"] = Reading(None, tuple(float(v) for v in cached["spectrum"]))
-            if learned["vlm"] is not None:
-                readings["vlm"] = opinion(learned["vlm"])
-            if learned["crops"] is not None:
-                readings["crops"] = Reading(float(learned["crops"][0]))
+            elif (cached := load_features(cache, variant, picture, ["spectrum", "runs"])) is not None:
+                for name, stored in (("spectrum", "spectrum"), ("cooccurrence", "runs")):
+                    readings[name] = Reading(None, tuple(float(v) for v in cached[stored]))
+            for name, said in learned.items():
+                if said is not None:
+                    readings[name] = opinion(said) if name == "vlm" else Reading(float(said[0]))
             if readings:
                 example = Example(label_of(picture, variant), picture.family, readings, complete=complete)
                 rows.append(Row(picture, variant, example, observed.features if observed else ()))
@@ -152,8 +167,7 @@ def calibrate(rows: Sequence[Row], *, seed: int = 0, notes: Mapping[str, Any] | 
 
 
 def load_rows(pictures: Sequence[Picture], work: Path, cache: Path, variants: Sequence[str]) -> list[Row]:
-    """Rows from what the other commands left in ``work``: observations, label scores and crop scores."""
+    """Rows from what the other commands left in ``work``: observations, label scores and experts' scores."""
     observations = [o for file in sorted(work.glob("observed-*.jsonl")) for o in read_observations(file)]
     label_scores = read_scores(sorted(work.glob("label-*/scores.json")))
-    crop_scores = read_scores([work / "crops.json"])
-    return assemble(pictures, observations, label_scores, crop_scores, cache, variants)
+    return assemble(pictures, observations, label_scores, read_expert_scores(work), cache, variants)

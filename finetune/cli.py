@@ -36,6 +36,9 @@ def prepare(
     chosen: Annotated[
         bool, typer.Option(help="Only the pictures that calibration and the card look at.")
     ] = False,
+    crops: Annotated[
+        bool, typer.Option(help="Look at native-resolution crops, too (three times the work).")
+    ] = True,
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
@@ -48,13 +51,13 @@ def prepare(
     index, _, count = part.partition("/")
     pictures = load_manifest(data)
     folds = assign_folds(pictures, FOLDS)
+    only = None
     if chosen:
-        kept = {p.sha256 for _, p in choose(pictures, ["raw"], real=REAL, synthetic=SYNTHETIC)}
-        pairs = [pair for pair in zip(pictures, folds, strict=True) if pair[0].sha256 in kept]
-        pictures, folds = [p for p, _ in pairs], [f for _, f in pairs]
+        only = {p.sha256 for _, p in choose(pictures, ["raw"], real=REAL, synthetic=SYNTHETIC)}
     tower = build_base(load_settings(threads=threads)).tower
     for name in variant:
-        for line in compute(tower, pictures, folds, cache, name, part=(int(index), int(count))):
+        share = (int(index), int(count))
+        for line in compute(tower, pictures, folds, cache, name, part=share, only=only, crops=crops):
             typer.echo(line)
 
 
@@ -122,40 +125,37 @@ def label(
 
 
 @app.command()
-def crops(
+def experts(
     data: Data, cache: Cache, out: Annotated[Path, typer.Option(help="JSON file for unseen-source scores.")]
 ) -> None:
-    """Train the crop expert on all pictures, ship it, and score each picture with its family left out."""
-    import json
-
+    """Train the experts on the tower on all pictures, ship them, and score each picture with its family left out."""
     import numpy as np
     from safetensors.numpy import save_file
 
+    from vlmforensics.compact.experts import EXPERTS
     from vlmforensics.compact.shipped import DATA
-    from vlmforensics.finetune import compact_crops as expert
-    from vlmforensics.finetune.compact_label import samples_of, write_scores
+    from vlmforensics.finetune import compact_experts as training
+    from vlmforensics.finetune.compact_label import samples_of
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
 
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
     samples = samples_of(pictures, cache, (*TRAINING, "raw"))
-    features = expert.read(samples, cache)
-    home = np.array([folds[s.picture.sha256] for s in samples])
-    learnt = np.array([s.variant != "raw" for s in samples])
-    scores: dict[tuple[str, str], list[float]] = {}
-    for fold in range(FOLDS):
-        train = learnt & (home != fold)
-        weights = expert.fit(features[train], [s for s, keep in zip(samples, train, strict=True) if keep])
-        for row in np.flatnonzero(home == fold):
-            sample = samples[row]
-            scores[sample.variant, sample.picture.sha256] = expert.apply(
-                weights, features[row : row + 1]
-            ).tolist()
-    write_scores(out, scores)
+    shipped, counts = {}, {}
+    scores: dict[str, dict[tuple[str, str], list[float]]] = {}
+    for expert in EXPERTS:
+        own, features = training.read_all(samples, cache, expert.name)
+        home = np.array([folds[s.picture.sha256] for s in own])
+        weights, unseen = training.cross_fit(features, own, home)
+        counts[expert.name] = str(len(own))
+        shipped |= {f"{expert.name}.{key}": value.astype(np.float32) for key, value in weights.items()}
+        scores[expert.name] = {
+            (s.variant, s.picture.sha256): [float(v)] for s, v in zip(own, unseen, strict=True)
+        }
+    training.write_expert_scores(out, scores)
     DATA.mkdir(exist_ok=True)
-    everything = expert.fit(features[learnt], [s for s, keep in zip(samples, learnt, strict=True) if keep])
-    save_file(everything, DATA / "crops.safetensors", {"samples": json.dumps(int(learnt.sum()))})
-    typer.echo(f"wrote {out} and {DATA / 'crops.safetensors'}")
+    save_file(shipped, DATA / "experts.safetensors", counts)
+    typer.echo(f"wrote {out} and {DATA / 'experts.safetensors'}; samples: {counts}")
 
 
 @app.command()
@@ -163,7 +163,9 @@ def observe(
     data: Data,
     out: Annotated[Path, typer.Option(help="JSON lines file; further runs append what is missing.")],
     variant: Annotated[list[str], typer.Option(help="As for prepare; may be repeated.")],
-    witnesses: Annotated[str, typer.Option(help="`signals`, or `networks` (blending, masks).")] = "signals",
+    witnesses: Annotated[
+        str, typer.Option(help="`signals`, `networks` (blending, masks) or `all` of them.")
+    ] = "signals",
     real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = REAL,
     synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = SYNTHETIC,
     part: str = "0/1",
@@ -187,7 +189,7 @@ def observe(
 def calibrate(
     data: Data,
     cache: Cache,
-    work: Annotated[Path, typer.Option(help="Folder with observations, label scores and crop scores.")],
+    work: Annotated[Path, typer.Option(help="Folder with observations, label scores and experts' scores.")],
     out: Annotated[Path | None, typer.Option(help="Calibration file; the shipped one by default.")] = None,
     seed: int = 0,
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmforensics.compact.crops import statistics
-from vlmforensics.compact.tower import Tower, squash
+from vlmforensics.compact.experts import crop_statistics, whole_statistics
+from vlmforensics.compact.tower import Tower
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.pictures import Picture, augmented_file, equalised_file, rng_for
 from vlmforensics.finetune.tampering import tamper
 from vlmforensics.imaging import open_case, resize
 from vlmforensics.settings import Settings, load_settings
+from vlmforensics.signals.cooccurrence import cooccurrence_features
 from vlmforensics.signals.spectrum_features import spectrum_features
 from vlmforensics.types import Pixels
 
@@ -39,16 +40,20 @@ class Features:
 
     Attributes:
         patches: float16 (256, 1536), what the projector reads (whole picture at 224 × 224).
-        crops: float32 (d,), ``compact.crops.statistics``.
+        crops: float32 (d,), ``compact.experts.crop_statistics``, or None where they were left out.
         last: float32 (1152,), last tower layer of the whole picture: class token, patch mean, patch deviation
             (the linear-probe baseline).
         spectrum: float32 (d,), ``signals.spectrum_features``.
+        runs: float32 (d,), ``signals.cooccurrence``.
+        whole: float32 (d,), ``compact.experts.whole_statistics``.
     """
 
     patches: NDArray[np.float16]
-    crops: NDArray[np.float32]
+    crops: NDArray[np.float32] | None
     last: NDArray[np.float32]
     spectrum: NDArray[np.float32]
+    runs: NDArray[np.float32]
+    whole: NDArray[np.float32]
 
 
 def shrink_to(pixels: Pixels, side: int) -> Pixels:
@@ -89,16 +94,18 @@ def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings:
     raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N or made-N")
 
 
-def measure(tower: Tower, pixels: Pixels) -> Features:
-    """All features of one prepared picture."""
-    seen = tower.features([squash(pixels)], (4, 8, 10, 12))
+def measure(tower: Tower, pixels: Pixels, *, crops: bool = True) -> Features:
+    """All features of one prepared picture; the crops cost two of the three passes of the tower."""
+    seen = tower.whole(pixels)
     patches = np.concatenate([seen.patches[layer].reshape(256, -1) for layer in (4, 8, 10, 12)], axis=-1)
     last = seen.patches[12]
     return Features(
         patches=patches.astype(np.float16),
-        crops=statistics(tower, pixels),
+        crops=crop_statistics(tower, pixels) if crops else None,
         last=np.concatenate([seen.cls[12][0], last.mean((1, 2))[0], last.std((1, 2))[0]]).astype(np.float32),
         spectrum=np.asarray(spectrum_features(pixels), np.float32),
+        runs=cooccurrence_features(pixels),
+        whole=whole_statistics(tower, pixels),
     )
 
 
@@ -108,7 +115,8 @@ def save_features(file: Path, features: Features) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({name: np.ascontiguousarray(value) for name, value in vars(features).items()}, part)
+    kept = {name: np.ascontiguousarray(value) for name, value in vars(features).items() if value is not None}
+    save_file(kept, part)
     part.replace(file)
 
 
@@ -118,13 +126,15 @@ def feature_file(cache: Path, variant: str, picture: Picture) -> Path:
 
 
 def load_features(cache: Path, variant: str, picture: Picture, names: Sequence[str]) -> dict[str, Any] | None:
-    """The named arrays of one picture, or None where they were not computed."""
+    """The named arrays of one picture, or None where not all of them were computed."""
     from safetensors import safe_open
 
     file = feature_file(cache, variant, picture)
     if not file.exists():
         return None
     with safe_open(file, framework="numpy") as tensors:
+        if not set(names) <= set(tensors.keys()):
+            return None
         return {name: tensors.get_tensor(name) for name in names}
 
 
@@ -136,6 +146,8 @@ def compute(
     variant: str,
     *,
     part: tuple[int, int] = (0, 1),
+    only: Collection[str] | None = None,
+    crops: bool = True,
 ) -> Iterator[str]:
     """Fill the cache of one variant; yields a progress line now and then.
 
@@ -146,10 +158,16 @@ def compute(
         cache: folder.
         variant: see the module.
         part: (index, count), to split the work over processes.
+        crops: whether the native-resolution crops are looked at, too.
+        only: SHA-256 of the pictures to compute; all by default. The rest may still lend parts to forgeries.
     """
     settings = load_settings(sandbox=False)
     made = variant.startswith("made")
-    todo = [i for i, picture in enumerate(pictures) if not made or picture.label == "real"]
+    todo = [
+        i
+        for i, picture in enumerate(pictures)
+        if (not made or picture.label == "real") and (only is None or picture.sha256 in only)
+    ]
     todo = sorted(todo, key=lambda i: hashlib.sha256(pictures[i].sha256.encode()).digest())[
         part[0] :: part[1]
     ]
@@ -166,7 +184,7 @@ def compute(
                 data = prepare(picture, variant, donors[folds[index]], settings)
                 pixels = open_case(data, settings=settings).upright
                 if min(pixels.shape[:2]) >= 112:
-                    save_features(file, measure(tower, pixels))
+                    save_features(file, measure(tower, pixels, crops=crops))
                 else:
                     skipped += 1
             except InputError as error:

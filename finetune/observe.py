@@ -43,17 +43,21 @@ class Observation:
 
 
 def witnesses(settings: Settings, which: str) -> Assistant:
-    """An assistant for observing: ``signals`` (with the label head and the crop expert) or ``networks``.
+    """An assistant for observing; its calibration is empty, as only raw readings are used.
 
-    Its calibration is empty: only raw readings are used.
+    Args:
+        settings: threads, cache.
+        which: ``signals``, ``networks`` (blending detector and mask head) or ``all``. The label head always speaks;
+            the experts on the tower don't: their scores come from training, with the picture's family left out.
     """
     from vlmforensics.blending import BlendingDetector
-    from vlmforensics.compact.crops import CropExpert
-    from vlmforensics.compact.shipped import DATA, load
+    from vlmforensics.compact.shipped import load
     from vlmforensics.masks import MaskHead
     from vlmforensics.signals import load_sources
 
-    backbone = load(settings)
+    if which not in ("signals", "networks", "all"):
+        raise SettingsError(f"witnesses are `signals`, `networks` or `all`, not {which!r}")
+    networks = which != "signals"
     empty = Calibration(
         prior=np.zeros(3),
         sources={},
@@ -61,14 +65,14 @@ def witnesses(settings: Settings, which: str) -> Assistant:
         levels={"synthetic": 0.1, "tampered": 0.1},
         margin=0.0,
     )
-    if which == "networks":
-        return Assistant(
-            backbone, (), BlendingDetector.load(settings), MaskHead.load(settings), empty, settings
-        )
-    if which != "signals":
-        raise SettingsError(f"witnesses are `signals` or `networks`, not {which!r}")
-    sources = [*load_sources(settings), CropExpert.load(backbone.tower, DATA / "crops.safetensors")]
-    return Assistant(backbone, sources, None, None, empty, settings)
+    return Assistant(
+        load(settings),
+        () if which == "networks" else load_sources(settings),
+        BlendingDetector.load(settings) if networks else None,
+        MaskHead.load(settings) if networks else None,
+        empty,
+        settings,
+    )
 
 
 def choose(

@@ -47,6 +47,7 @@ SOURCES: Mapping[str, str] = {
     "jpeg_crop": "JPEG crop",
     "npr": "Neighbouring pixels (NPR)",
     "crops": "Native-resolution crops",
+    "whole": "Picture as a whole",
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",
     "upsampling": "Upsampling traces",

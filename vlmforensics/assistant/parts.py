@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from vlmforensics.errors import MissingExtra, WeightsUnavailable
 from vlmforensics.fusion import Calibration
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 COMPACT = "compact"
 VLM = "vlm"
-CROPS_FILE = "crops.safetensors"
+EXPERTS_FILE = "experts.safetensors"
 TowerPatches = Callable[[Pixels], Mapping[int, NDArray[np.float32]]]
 
 
@@ -145,6 +146,9 @@ def let_threads_sleep() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenBLAS's threads, which serve numpy alone, know no such policy: on a busy machine its small products took a
+    # hundred times as long as on one thread. The signals run beside one another anyway.
+    threadpool_limits(1, user_api="blas")
 
 
 def load_parts(model: str, settings: Settings) -> Parts:
@@ -202,13 +206,13 @@ def _patches_of(tower: Tower) -> TowerPatches:
 
 
 def _experts(tower: Tower, calibration: Calibration) -> list[EvidenceSource]:
-    """Witnesses that read the tower's features: the crop expert."""
-    from vlmforensics.compact.crops import CropExpert
+    """Witnesses that read the tower's features."""
+    from vlmforensics.compact.experts import EXPERTS, load_experts
     from vlmforensics.compact.shipped import DATA
 
-    file = DATA / CROPS_FILE
+    file = DATA / EXPERTS_FILE
     if file.is_file():
-        return [CropExpert.load(tower, file)]
-    if CropExpert.name in calibration.sources:
-        raise WeightsUnavailable(f"the crop expert's weights {file} are missing: reinstall vlmforensics")
+        return [*load_experts(tower, file)]
+    if any(expert.name in calibration.sources for expert in EXPERTS):
+        raise WeightsUnavailable(f"the experts' weights {file} are missing: reinstall vlmforensics")
     return []

@@ -75,12 +75,11 @@ class CompactBackbone:
 
     def _look(self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool) -> list[Look]:
         parts, tokens = self.parts, self.parts.tokens
-        squares = [squash(pixels) for pixels in batch]
         prompts = [tokens.look(sentences) for sentences in hints]
         # Padding stands on the right, where a causal model can't see it: no attention mask is needed.
         ids = pad_prompts(prompts, tokens)[0].to(parts.device)
         with torch.inference_mode():
-            streams = run_tower(parts.tower.module, normalise(squares, parts.device), layout.FEATURE_LAYERS)
+            streams = self._streams(batch)
             embeddings = embed(parts.model, join(streams), ids)
             states, cache = (
                 self._run(embeddings) if for_text else (trunk_states(parts.model, embeddings, None), None)
@@ -97,6 +96,16 @@ class CompactBackbone:
             state = _Prefill(_row_of(cache, row, len(prompt)), self) if cache is not None else None
             looks.append(Look((real, synthetic, tampered), np.ascontiguousarray(seg[row]), patches, state))
         return looks
+
+    def _streams(self, batch: Sequence[Pixels]) -> dict[int, torch.Tensor]:
+        """The tower's layers that the projector reads; those of a single picture are shared with other witnesses."""
+        if len(batch) == 1:
+            whole = self.parts.tower.streams(batch[0])
+            return {layer: whole[layer] for layer in layout.FEATURE_LAYERS}
+        squares = [squash(pixels) for pixels in batch]
+        return run_tower(
+            self.parts.tower.module, normalise(squares, self.parts.device), layout.FEATURE_LAYERS
+        )
 
     def _run(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, Any]:
         """The whole language model: hidden states at the head's layer, and every layer's keys and values."""

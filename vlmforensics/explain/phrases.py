@@ -36,8 +36,18 @@ TOPICS: dict[str, str] = {
     "upsampling": "the search for resampling traces",
     "npr": "the comparison of neighbouring pixels",
     "crops": "the crop expert",
+    "whole": "the whole-picture expert",
+    "cooccurrence": "the co-occurrence of fine residuals",
     "ela": "the error level",
-    "copymove": "the search for copied areas",
+    "copy_move": "the search for copied areas",
+    "jpeg_votes": "the vote for the JPEG grid",
+    "residual_clusters": "the comparison of residuals between parts",
+    "cfa": "the trace of demosaicing",
+    "cfa_part": "the search for parts without demosaicing",
+    "chromatic": "the chromatic aberration",
+    "texture_contrast": "the contrast of rich and poor texture",
+    "thumbnail": "the embedded preview",
+    "faces": "the sharpness of faces",
 }
 """Source → what was looked at, in the singular. A source that is missing here is ``the … measurement``."""
 

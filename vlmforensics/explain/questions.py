@@ -106,8 +106,18 @@ SOURCE_WORDS: Mapping[str, str] = {
     "jpeg_crop": "jpeg jpg crop cropped shifted grid",
     "npr": "neighbouring neighboring pixels enlarging upsampling generator",
     "crops": "crops crop expert native fine structure texture detail",
+    "whole": "whole expert composition light style overall",
+    "cooccurrence": "co-occurrence cooccurrence residual residuals runs detail",
     "ela": "ela error level",
-    "copymove": "copy move cloned clone duplicated copied",
+    "copy_move": "copy move cloned clone duplicated copied",
+    "jpeg_votes": "jpeg jpg grid vote votes block blocks",
+    "residual_clusters": "residual residuals noise cluster clusters region",
+    "cfa": "demosaicing demosaic sensor bayer colour color filter",
+    "cfa_part": "demosaicing demosaic sensor bayer colour color filter",
+    "chromatic": "chromatic aberration lens fringe fringes",
+    "texture_contrast": "texture textures rich poor contrast",
+    "thumbnail": "thumbnail preview embedded",
+    "faces": "face faces portrait person",
 }
 
 _STOP_TEXT = (
