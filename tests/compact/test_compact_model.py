@@ -438,3 +438,21 @@ def test_an_adapter_without_effect_is_not_shipped(parts, settings, tmp_path):
     with pytest.raises(AdapterMismatch, match="no measurable effect"):
         shipped.save_shipped(tmp_path, own, version="1", training={}, settings=settings)
     assert not (tmp_path / "compact.json").exists()
+
+
+def test_yes_and_no_are_scored_by_the_first_token_after_the_question(parts, backbone, pictures):
+    from vlmforensics.vlm.yes_no import ask, first_tokens
+
+    tokens = parts.tokens
+    yes, no = first_tokens(tokens.text, "assistant\n")
+    assert {tokens.tokenizer.decode([i]).strip().lower() for i in yes} >= {"yes"}
+    found = backbone.yes_no(pictures[0], ["Is the skin too smooth?", "Do the shadows disagree?"])
+    prompt = [*tokens.look(()), *tokens.instruct(ask("Do the shadows disagree?"), "")]
+    with torch.inference_mode():
+        output = parts.model(
+            input_ids=torch.tensor([prompt]), pixel_values=normalise([squash(pictures[0])], parts.device)
+        )
+    logits = output.logits[0, -1].double()
+    expected = torch.logsumexp(logits[yes], 0) - torch.logsumexp(logits[no], 0)
+    assert found[1] == pytest.approx(float(expected), abs=1e-3)
+    assert found[0] != found[1]

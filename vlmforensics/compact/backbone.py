@@ -18,8 +18,9 @@ from vlmforensics.compact.forward import core_of, embed, pad_prompts, state_at, 
 from vlmforensics.compact.tower import Tower, join, normalise, run_tower, squash
 from vlmforensics.errors import Defect
 from vlmforensics.types import Pixels
-from vlmforensics.vlm.base import LABEL_HEAD, SEG, TEXT, Look
+from vlmforensics.vlm.base import LABEL_HEAD, SEG, TEXT, YES_NO, Look
 from vlmforensics.vlm.decoding import PieceDecoder, split_prefix, stream_greedily, without_leading
+from vlmforensics.vlm.yes_no import ask, first_tokens, log_odds
 
 MICRO_BATCH = 8
 """Pictures that go through the network together; more gains nothing on a CPU and costs memory."""
@@ -45,7 +46,7 @@ class CompactBackbone:
     """
 
     name = "compact"
-    capabilities = frozenset({LABEL_HEAD, SEG, TEXT})
+    capabilities = frozenset({LABEL_HEAD, SEG, TEXT, YES_NO})
 
     def __init__(self, parts: CompactParts, version: str, weights_sha256: str) -> None:
         self.parts = parts
@@ -156,6 +157,23 @@ class CompactBackbone:
             stop=stop,
         )
         return without_leading(pieces, spaces)
+
+    def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
+        """See ``AnswersYesNo.yes_no``; each question follows the one look that is taken at the picture."""
+        tokens, core = self.parts.tokens, core_of(self.parts.model)
+        yes, no = first_tokens(tokens.text, "assistant\n")
+        state = self.look(pixels).state
+        found = []
+        for question in questions:
+            cache = copy.deepcopy(state.cache)
+            with torch.inference_mode():
+                fed = torch.tensor([tokens.instruct(ask(question), "")], device=self.parts.device)
+                output = core.model.language_model(
+                    inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
+                )
+                logits = core.lm_head(output.last_hidden_state[:, -1])[0].float().cpu()
+            found.append(log_odds(logits, yes, no))
+        return found
 
 
 def _row_of(cache: Any, row: int, length: int) -> Any:
