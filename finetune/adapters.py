@@ -19,10 +19,11 @@ from vlmforensics.compact.forward import core_of
 from vlmforensics.errors import AdapterMismatch, SettingsError
 from vlmforensics.finetune.recipe import Recipe, recipe_of
 from vlmforensics.finetune.samples import Sample
-from vlmforensics.finetune.train_model import Built, base_folder, extend_vocabulary, load_base
+from vlmforensics.finetune.train_model import Built, base_folder, load_base
 from vlmforensics.finetune.train_prompts import CLS, SEG
 from vlmforensics.settings import Settings
 from vlmforensics.vlm.adapters import CONFIG, load_adapter
+from vlmforensics.vlm.heads import extend_vocabulary
 from vlmforensics.vlm.profiles import NOTE
 from vlmforensics.vlm.quiet import quiet_transformers
 

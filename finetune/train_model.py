@@ -25,6 +25,7 @@ from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.settings import Settings
 from vlmforensics.types import Pixels
 from vlmforensics.vlm.devices import pick_device, use_threads
+from vlmforensics.vlm.heads import extend_vocabulary
 from vlmforensics.vlm.loader import BACKBONES, hub_folder
 from vlmforensics.vlm.memory import GIB, free_bytes, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES
@@ -181,26 +182,6 @@ def load_base(folder: Path, arguments: dict[str, Any]) -> tuple[Any, Any]:
             f"{folder} lacks tensors or has others: {', '.join(odd[:3])}; they would be random"
         )
     return model, processor
-
-
-def extend_vocabulary(model: Any, tokenizer: Any, words: tuple[str, ...]) -> tuple[int, ...]:
-    """Make ``words`` single control tokens, and give them rows; returns their ids.
-
-    LLaVA-1.5's embedding has more rows than its vocabulary has words, and those are taken first. New rows start as the
-    mean of the others, so they are the same wherever the base is extended again.
-    """
-    known = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    fresh = [word for word in words if word not in known]
-    if fresh:
-        tokenizer.add_special_tokens({"extra_special_tokens": fresh}, replace_extra_special_tokens=False)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
-        with quiet_transformers():
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        with torch.no_grad():
-            for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-                layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight.dtype)
-    return tuple(int(tokenizer.convert_tokens_to_ids(word)) for word in words)
 
 
 def _llava(recipe: Recipe, settings: Settings, samples: int) -> Built:

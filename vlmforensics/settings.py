@@ -29,6 +29,8 @@ class Settings:
         cache: folder for weights; ``VLMF_HOME`` overrides.
         offline: never touch the network; a needed download is an error.
         model: backbone name, checkpoint folder or ``http(s)://…/v1``.
+        adapter: folder of a peft adapter that goes over the model, or None.
+        quantize: of big local models: ``auto`` (4-bit where nothing else fits), ``none`` or ``nf4``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         threads: CPU threads of the networks; 0 = as torch chooses.
         alpha: bound on the share of real pictures called synthetic or tampered, in (0, 0.5).
@@ -40,12 +42,17 @@ class Settings:
         sandbox: decode in a separate process.
         max_new_tokens: of an explanation or an answer.
         remote_enabled: pictures may be sent to a remote backbone.
+        remote_seconds: a remote backbone's answer is waited for as long.
+        remote_parallel: requests to a remote backbone that are under way at once.
+        remote_samples: answers drawn from a remote backbone that tells no log-probabilities.
         allow_plugins: load third-party evidence sources from entry points.
     """
 
     cache: Path = Path()
     offline: bool = False
     model: str = "compact"
+    adapter: Path | None = None
+    quantize: str = "auto"
     device: str = "auto"
     threads: int = 0
     alpha: float = 0.01
@@ -61,19 +68,33 @@ class Settings:
     sandbox: bool = True
     max_new_tokens: int = 160
     remote_enabled: bool = False
+    remote_seconds: float = 120.0
+    remote_parallel: int = 4
+    remote_samples: int = 5
     allow_plugins: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 0.5:
             raise SettingsError(f"alpha must lie between 0 and 0.5, not {self.alpha}")
-        for name in ("max_bytes", "max_pixels", "max_side", "max_frames", "decode_seconds", "max_new_tokens"):
+        if self.quantize not in {"auto", "none", "nf4"}:
+            raise SettingsError(f"quantize must be auto, none or nf4, not {self.quantize!r}")
+        for name in (
+            "max_bytes", "max_pixels", "max_side", "max_frames", "decode_seconds", "max_new_tokens", "remote_seconds",
+            "remote_parallel", "remote_samples",
+        ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} must be positive, not {getattr(self, name)}")
 
     @property
     def sha256(self) -> str:
-        """Digest of the settings that can change a verdict (limits, seed, alpha; not paths, device or threads)."""
-        ignored = {"cache", "offline", "device", "threads", "calibration", "model", "remote_enabled"}
+        """Digest of the settings that can change a verdict (limits, seed, alpha; not paths, device or threads).
+
+        What ``model``, ``adapter`` and ``quantize`` lead to is in the record's model name, version and digests.
+        """
+        ignored = {
+            "cache", "offline", "device", "threads", "calibration", "model", "adapter", "quantize", "remote_enabled",
+            "remote_seconds", "remote_parallel", "remote_samples",
+        }  # fmt: skip
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ignored}
         return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -102,6 +123,10 @@ def _parse(name: str, type_name: str, value: object) -> object:
     return value
 
 
+_NO_SETTINGS = {"VLMF_HOME", "VLMF_REMOTE_KEY"}
+"""The cache's folder, and the remote backbone's key, which is read where it is sent and kept nowhere."""
+
+
 def load_settings(
     file: Path | None = None, environ: Mapping[str, str] | None = None, **arguments: Any
 ) -> Settings:
@@ -119,7 +144,7 @@ def load_settings(
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"can't read settings from {file}: {error}") from error
     for key, text in environ.items():
-        if key.startswith("VLMF_") and key != "VLMF_HOME":
+        if key.startswith("VLMF_") and key not in _NO_SETTINGS:
             merged[key.removeprefix("VLMF_").lower()] = text
     merged.update({key: value for key, value in arguments.items() if value is not None})
     unknown = sorted(set(merged) - set(types))

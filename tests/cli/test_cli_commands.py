@@ -309,6 +309,7 @@ def test_doctor_says_what_there_is(monkeypatch, tmp_path):
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert checks["processor"]["state"] == "ok"
     assert checks["weights compact"]["state"] == "note"
+    assert "needs" in checks["fits llava-1.5-7b"]["says"]
     assert result.exit_code == int(any(check["state"] == "problem" for check in checks.values()))
     assert "processor" in run(app, ["doctor"]).stdout
 

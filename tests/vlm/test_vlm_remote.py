@@ -4,7 +4,10 @@ import base64
 import json
 import math
 import threading
+import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import pytest
 httpx = pytest.importorskip("httpx")
 
 from vlmforensics.errors import RemoteError, SettingsError  # noqa: E402
-from vlmforensics.imaging import decode_trusted  # noqa: E402
+from vlmforensics.imaging import decode_trusted, to_png  # noqa: E402
 from vlmforensics.settings import Settings  # noqa: E402
 from vlmforensics.vlm.remote import RemoteBackbone  # noqa: E402
 
@@ -29,12 +32,16 @@ def row(token, **alternatives):
     return {"token": token, "logprob": math.log(alternatives[token]), "top_logprobs": found}
 
 
+REAL = completion("real", [row("real", real=0.9, synthetic=0.1)])
+
+
 class Server:
     """Answers each POST with the next of ``answers``: a dict, (status, text), raw lines for a stream, or 'hang up'."""
 
     def __init__(self):
         self.answers, self.requests, self.headers = [], [], []
         self.models = [{"id": "tiny-vlm"}]
+        self.retry_after, self.busy, self.most, self.lock = "", 0, 0, threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -45,9 +52,20 @@ class Server:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests.append(json.loads(body))
                 outer.headers.append(dict(self.headers))
-                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                with outer.lock:
+                    answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 if answer == "hang up":
                     self.connection.close()
+                elif answer == "sleep":
+                    time.sleep(0.5)
+                elif answer == "slow":
+                    with outer.lock:
+                        outer.busy += 1
+                        outer.most = max(outer.most, outer.busy)
+                    time.sleep(0.05)
+                    with outer.lock:
+                        outer.busy -= 1
+                    self.reply(200, json.dumps(completion("real", [row("real", real=1.0)])))
                 elif isinstance(answer, dict):
                     self.reply(200, json.dumps(answer))
                 elif isinstance(answer, tuple):
@@ -59,6 +77,8 @@ class Server:
                 data = text.encode()
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
+                if outer.retry_after:
+                    self.send_header("Retry-After", outer.retry_after)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -93,7 +113,7 @@ def pixels():
 
 def test_the_picture_travels_as_bare_pixels_and_the_key_as_a_header(server, pixels, monkeypatch):
     monkeypatch.setenv("VLMF_REMOTE_KEY", "sesame")
-    server.answers = [completion("real")]
+    server.answers = [REAL]
     backbone = RemoteBackbone.connect(server.address, ALLOWED)
     backbone.look(pixels, ("The blending detector gives 0.12 out of 1.",))
     content = server.requests[0]["messages"][0]["content"]
@@ -110,7 +130,7 @@ def test_the_picture_travels_as_bare_pixels_and_the_key_as_a_header(server, pixe
 
 
 def test_big_pictures_are_reduced_before_they_travel(server, backbone):
-    server.answers = [completion("real")]
+    server.answers = [REAL]
     backbone.look(np.zeros((100, 3000, 3), np.uint8))
     url = server.requests[0]["messages"][0]["content"][0]["image_url"]["url"]
     assert decode_trusted(base64.b64decode(url.split(",")[1])).shape == (45, 1344, 3)
@@ -131,10 +151,27 @@ def test_words_before_the_label_are_passed_over(server, backbone, pixels):
     assert math.exp(backbone.look(pixels).log_probs[2]) == pytest.approx(0.6, abs=0.01)
 
 
-def test_without_probabilities_the_word_counts_with_a_fixed_confidence(server, backbone, pixels):
-    server.answers = [completion("Tampered.")]
-    found = np.exp(backbone.look(pixels).log_probs)
-    np.testing.assert_allclose(found, [0.1, 0.1, 0.8], atol=1e-9)
+def test_without_probabilities_several_answers_are_drawn_and_counted(server, backbone, pixels):
+    server.answers = [
+        completion("Tampered."),
+        *map(completion, ["tampered", "Tampered", "real", "tampered", "hm"]),
+    ]
+    look = backbone.look(pixels)
+    assert sorted(np.exp(look.log_probs)) == pytest.approx([1 / 15, 4 / 15, 10 / 15])
+    assert look.means == "label word in 4 sampled answers"
+    drawn = server.requests[1:]
+    assert [body["seed"] for body in sorted(drawn, key=lambda body: body["seed"])] == [0, 1, 2, 3, 4]
+    assert all(body["temperature"] == 1.0 and "logprobs" not in body for body in drawn)
+    server.answers = [completion("real")]
+    backbone.look(pixels)
+    assert len(server.requests) == 11  # it is known now that asking for probabilities is in vain
+
+
+def test_a_server_that_refuses_the_question_for_probabilities_is_asked_without(server, backbone, pixels):
+    refusal = (422, json.dumps({"detail": "Unsupported fields in the request: {'logprobs'}"}))
+    server.answers = [refusal, completion("synthetic")]
+    assert np.exp(backbone.look(pixels).log_probs[1]) == pytest.approx(16 / 18)
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize(
@@ -142,13 +179,21 @@ def test_without_probabilities_the_word_counts_with_a_fixed_confidence(server, b
 )
 def test_an_unparsable_answer_is_an_error_never_a_guess(server, backbone, pixels, text):
     server.answers = [completion(text)]
+    with pytest.raises(RemoteError, match="names no label") as caught:
+        backbone.look(pixels)
+    assert caught.value.code == "model.unparsable"
+
+
+def test_told_probabilities_without_a_label_are_an_error_too(server, backbone, pixels):
+    server.answers = [completion("I can", [row("I", I=0.9, real=0.1), row(" can", **{" can": 1.0})])]
     with pytest.raises(RemoteError, match="names no label"):
         backbone.look(pixels)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("trouble", [(429, "slow down"), (500, "oops"), "hang up"])
 def test_passing_trouble_is_retried(server, backbone, pixels, trouble):
-    server.answers = [trouble, trouble, completion("real")]
+    server.answers = [trouble, trouble, REAL]
     assert backbone.look(pixels).log_probs is not None
     assert len(server.requests) == 3
 
@@ -158,6 +203,30 @@ def test_lasting_trouble_ends_in_an_error(server, backbone, pixels):
     with pytest.raises(RemoteError, match="HTTP 503"):
         backbone.look(pixels)
     assert len(server.requests) == 4
+
+
+def test_a_silent_server_is_given_up_after_a_while(server, pixels, monkeypatch):
+    impatient = replace(ALLOWED, remote_seconds=0.2)
+    server.answers = ["sleep"]
+    with pytest.raises(RemoteError, match="no answer in time"):
+        RemoteBackbone.connect(server.address + "#tiny-vlm", impatient, pause=0.01).look(pixels)
+
+
+def test_no_more_requests_at_once_than_allowed(server, pixels):
+    server.answers = ["slow"]
+    backbone = RemoteBackbone.connect(server.address, replace(ALLOWED, remote_parallel=2), pause=0.01)
+    looks = backbone.look_many([pixels] * 6, [()] * 6)
+    assert len(looks) == 6
+    assert server.most == 2
+
+
+def test_a_key_that_the_server_repeats_is_not_passed_on(server, pixels, monkeypatch, caplog):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("VLMF_REMOTE_KEY", "sesame")
+    server.answers = [(400, "you sent Bearer sesame")]
+    with pytest.raises(RemoteError, match="you sent Bearer …") as caught:
+        RemoteBackbone.connect(server.address, ALLOWED).look(pixels)
+    assert "sesame" not in repr(caught.value.__dict__) + caplog.text
 
 
 @pytest.mark.parametrize(
@@ -185,7 +254,7 @@ def event(text, finish=None):
 
 def test_narration_streams_and_a_repeated_prefix_is_dropped(server, backbone, pixels):
     server.answers = [
-        completion("real"),
+        REAL,
         [event("The pic"), event("ture is"), event(" fine."), "data: [DONE]"],
     ]
     look = backbone.look(pixels)
@@ -196,20 +265,26 @@ def test_narration_streams_and_a_repeated_prefix_is_dropped(server, backbone, pi
 
 
 def test_a_reply_without_the_prefix_is_passed_on_whole(server, backbone, pixels):
-    server.answers = [completion("real"), [event("Well, "), event("it is fine.", "stop")]]
+    server.answers = [REAL, [event("Well, "), event("it is fine.", "stop")]]
     assert "".join(backbone.narrate(backbone.look(pixels), "Go.", prefix="The")) == "Well, it is fine."
 
 
 def test_a_broken_stream_is_an_error_after_what_came(server, backbone, pixels):
-    server.answers = [completion("real"), [event("Half a")]]
+    server.answers = [REAL, [event("Half a")]]
     pieces = backbone.narrate(backbone.look(pixels), "Go.")
     assert next(pieces) == "Half a"
     with pytest.raises(RemoteError, match="broke off"):
         next(pieces)
 
 
+def test_a_stream_that_does_not_begin_is_asked_for_again(server, backbone, pixels):
+    server.answers = [REAL, (503, "busy"), (429, "busy"), [event("Fine.", "stop")]]
+    assert "".join(backbone.narrate(backbone.look(pixels), "Go.")) == "Fine."
+    assert len(server.requests) == 4
+
+
 def test_a_stream_stops_when_told(server, backbone, pixels):
-    server.answers = [completion("real"), [event("One"), event(" two"), event(" three", "stop")]]
+    server.answers = [REAL, [event("One"), event(" two"), event(" three", "stop")]]
     seen = []
     for piece in backbone.narrate(backbone.look(pixels), "Go.", stop=lambda: len(seen) > 0):
         seen.append(piece)
@@ -291,3 +366,45 @@ def test_each_annotator_may_have_its_own_key(server, pixels, monkeypatch):
         made.complete(pixels, "?", max_new_tokens=1)
     assert server.headers[-1]["Authorization"] == "Bearer open"
     made.close()
+
+
+FAULTS = {
+    "fine": ([REAL, [event("Nothing points to editing.", "stop")]], None),
+    "busy": ([(429, "later"), REAL, [event("Fine.", "stop")]], None),
+    "down": ([(500, "oops")] * 4, "HTTP 500"),
+    "gone": (["hang up"] * 4, "after 4 attempts"),
+    "late": (["sleep"] * 4, "no answer in time"),
+    "html": ([(200, "<html>")], "not JSON"),
+    "odd": ([{"choices": []}], "not a chat completion"),
+    "mute": ([completion("real")] * 6 + [[event("Fine.", "stop")]], None),
+    "cut": ([REAL, [event("Half a")]], None),
+}
+
+
+def test_nothing_is_lost_in_a_batch_behind_a_faulty_server(server, fakes, tmp_path):
+    """Every picture gets its record: what the server spoils is a failure of one witness, told in words."""
+    from vlmforensics.assistant import Assistant
+    from vlmforensics.types import Report
+
+    settings = replace(ALLOWED, remote_seconds=0.3, threads=1, sandbox=False)
+    backbone = RemoteBackbone.connect(server.address, settings, pause=0.01)
+    assistant = Assistant(backbone, [fakes.Brightness()], None, None, fakes.calibration(), settings)
+    draw = np.random.default_rng(0)
+    for name in FAULTS:
+        (tmp_path / f"{name}.png").write_bytes(to_png(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)))
+    ledger = tmp_path / "records.jsonl"
+    for name, (answers, says) in FAULTS.items():
+        server.answers = [*answers]
+        backbone._tells = True
+        (report,) = assistant.examine_many([tmp_path / f"{name}.png"], resume=ledger, text="all")
+        assert isinstance(report, Report), name
+        assert report.explanation.text
+        failures = {failure.source: failure.message for failure in report.failures}
+        assert says in failures["vlm"] if says else not failures, name
+    records = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert [Path(record["file"]).stem for record in records] == list(FAULTS)
+    assert all(record["verdict"] and record["error"] is None for record in records)
+    statement = next(
+        e["statement"] for e in records[list(FAULTS).index("mute")]["evidence"] if e["source"] == "vlm"
+    )
+    assert "5 sampled answers" in statement

@@ -331,7 +331,7 @@ class Assistant:
         if look is None or look.log_probs is None:
             return []
         chances = [math.exp(value) for value in look.log_probs]
-        means = "label head" if LABEL_HEAD in self.backbone.capabilities else "label words"
+        means = look.means or ("label head" if LABEL_HEAD in self.backbone.capabilities else "label words")
         shares = ", ".join(f"{label} {chance:.2f}" for label, chance in zip(LABELS, chances, strict=True))
         name = self.backbone.name
         against = float(np.logaddexp(look.log_probs[1], look.log_probs[2]) - look.log_probs[0])
@@ -343,7 +343,8 @@ class Assistant:
                 vector=look.log_probs,
                 status="observed",
                 recompute={"backbone": name, "read": means},
-            )
+            ),
+            *narrator.remark_evidence(name, look.remark),
         ]
 
     def locate(

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 COMPACT = "compact"
 VLM = "vlm"
 EXPERTS_FILE = "experts.safetensors"
+MASK = "mask"
 TowerPatches = Callable[[Pixels], Mapping[int, NDArray[np.float32]]]
 
 
@@ -169,7 +171,6 @@ def load_parts(model: str, settings: Settings) -> Parts:
     try:
         from vlmforensics.blending import BlendingDetector
         from vlmforensics.compact.assembly import build_base
-        from vlmforensics.masks import MaskHead
         from vlmforensics.vlm import load_backbone
 
         backbone = load_backbone(model, settings)
@@ -177,14 +178,19 @@ def load_parts(model: str, settings: Settings) -> Parts:
         # beside another backbone the tower alone is kept; the rest of the compact base goes out of memory here
         tower = backbone.tower if embedded else build_base(settings).tower  # type: ignore[attr-defined]
         device = str(tower.device)
+        own_masks = getattr(backbone, "mask_heads", None)  # a model that brings its own mask decoder
+        if own_masks is not None:
+            # its numbers mean something else than those that ``mask`` was calibrated on
+            others = {name: entry for name, entry in calibration.sources.items() if name != MASK}
+            calibration = replace(calibration, sources=others)
         return Parts(
             backbone=backbone,
             sources=[*load_sources(settings), *_experts(tower, calibration)],
             blending=BlendingDetector.load(settings, device=device),
-            masks=MaskHead.load(settings, device=device),
+            masks=_masks(own_masks, settings, device),
             calibration=calibration,
-            tower=None if embedded else _patches_of(tower),
-            calibrated_as=VLM if embedded else f"{VLM}@{backbone.name}",
+            tower=None if embedded or own_masks is not None else _patches_of(tower),
+            calibrated_as=VLM if embedded and settings.adapter is None else f"{VLM}@{backbone.name}",
         )
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.split(".")[0] == "vlmforensics":
@@ -192,6 +198,17 @@ def load_parts(model: str, settings: Settings) -> Parts:
         raise MissingExtra(
             f'the model needs {error.name}, which is not installed: pip install "vlmforensics[model]"'
         ) from error
+
+
+def _masks(own: Path | None, settings: Settings, device: str) -> MaskWitness:
+    """The shipped mask head, or the one that a backbone or its adapter brings: of our layout, or SIDA's."""
+    from vlmforensics.masks import MaskHead
+    from vlmforensics.masks.head import MANIFEST
+    from vlmforensics.masks.sida import SidaMaskHead
+
+    if own is None or (own / MANIFEST).is_file():
+        return MaskHead.load(settings, device=device, folder=own)
+    return SidaMaskHead.load(own, device)
 
 
 def _patches_of(tower: Tower) -> TowerPatches:

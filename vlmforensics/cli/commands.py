@@ -11,12 +11,14 @@ import typer
 
 from vlmforensics import __version__
 from vlmforensics.cli.common import (
+    Adapter,
     Alpha,
     AsJson,
     CalibrationFile,
     Device,
     Model,
     Offline,
+    Quantize,
     SettingsFile,
     complain,
     guarded,
@@ -69,6 +71,8 @@ def examine(
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
     device: Device = None,
+    adapter: Adapter = None,
+    quantize: Quantize = None,
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> int:
@@ -76,8 +80,9 @@ def examine(
     from vlmforensics.cli.examine import run
 
     settings = settings_of(
-        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
-    )
+        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
+        adapter=adapter, quantize=quantize,
+    )  # fmt: skip
     return run(images, settings, as_json=as_json, save=save, with_text=not no_text)
 
 
@@ -163,6 +168,8 @@ def batch(
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
     device: Device = None,
+    adapter: Adapter = None,
+    quantize: Quantize = None,
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> int:
@@ -173,8 +180,9 @@ def batch(
     from vlmforensics.cli.batch import Options, run
 
     settings = settings_of(
-        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
-    )
+        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
+        adapter=adapter, quantize=quantize,
+    )  # fmt: skip
     options = Options(
         out=out, resume=resume, overwrite=overwrite, text="none" if no_text else text, column=column,
         tables=tuple(table or ()), gallery=gallery, masks=masks, conversations=conversations, engine=engine,
@@ -191,6 +199,8 @@ def chat(
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
     device: Device = None,
+    adapter: Adapter = None,
+    quantize: Quantize = None,
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> int:
@@ -198,8 +208,9 @@ def chat(
     from vlmforensics.cli.chat import run
 
     settings = settings_of(
-        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
-    )
+        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
+        adapter=adapter, quantize=quantize,
+    )  # fmt: skip
     return run(image, settings)
 
 
@@ -219,6 +230,8 @@ def ui(
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
     device: Device = None,
+    adapter: Adapter = None,
+    quantize: Quantize = None,
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> None:
@@ -227,8 +240,9 @@ def ui(
 
     prepare_process()
     settings = settings_of(
-        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
-    )
+        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
+        adapter=adapter, quantize=quantize,
+    )  # fmt: skip
     import_module("vlmforensics.ui").serve(settings, host, port, auth=auth, root_path=root_path, mcp=mcp)
 
 
@@ -242,6 +256,8 @@ def report(
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
     device: Device = None,
+    adapter: Adapter = None,
+    quantize: Quantize = None,
     offline: Offline = False,
     settings_file: SettingsFile = None,
 ) -> int:
@@ -249,8 +265,9 @@ def report(
     from vlmforensics.cli.report import run
 
     settings = settings_of(
-        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device
-    )
+        file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
+        adapter=adapter, quantize=quantize,
+    )  # fmt: skip
     return run(source, out, image, settings)
 
 
@@ -292,13 +309,38 @@ def models_verify(
     return check(names or [], settings_of(file=settings_file))
 
 
+@models.command("convert-sida")
+@guarded
+def models_convert_sida(
+    source: Annotated[Path, typer.Argument(help="A folder of SIDA's, safetensors weights.")],
+    out: Annotated[Path, typer.Argument(help="New folder; then --model OUT.")],
+    vision: Annotated[
+        Path | None,
+        typer.Option(help="Folder of openai/clip-vit-large-patch14: the checkpoint leaves it out."),
+    ] = None,
+) -> None:
+    """Convert a SIDA checkpoint from the layout of the original LLaVA code."""
+    from vlmforensics.cli.models import convert_sida
+
+    convert_sida(source, out, vision)
+
+
 @app.command()
 @guarded
-def doctor(as_json: AsJson = False, settings_file: SettingsFile = None) -> int:
-    """Look at this machine: hardware, versions, caches, and what fits."""
+def doctor(
+    as_json: AsJson = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also time the machine and the compact model.")
+    ] = False,
+    device: Device = None,
+    quantize: Quantize = None,
+    settings_file: SettingsFile = None,
+) -> int:
+    """Look at this machine: hardware, versions, caches, what fits, and how fast it is."""
     from vlmforensics.cli.doctor import run
 
-    return run(settings_of(file=settings_file), as_json=as_json)
+    settings = settings_of(file=settings_file, device=device, quantize=quantize)
+    return run(settings, as_json=as_json, measure=measure)
 
 
 @app.command(context_settings=_FORWARD)

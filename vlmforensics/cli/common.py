@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from urllib.parse import urlsplit
 
 import typer
 
@@ -48,6 +49,22 @@ Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu, cuda, cuda:N or mps.", show_default="auto", rich_help_panel="Machine"),
 ]
+Adapter = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a LoRA adapter that goes over the model.",
+        rich_help_panel="Machine",
+        show_default="none",
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        help="Big local models: auto (4-bit where nothing else fits), none or nf4.",
+        show_default="auto",
+        rich_help_panel="Machine",
+    ),
+]
 SettingsFile = Annotated[
     Path | None,
     typer.Option("--settings", help="Settings file (TOML); options and VLMF_* variables go over it."),
@@ -64,6 +81,8 @@ def settings_of(
     offline: bool = False,
     device: str | None = None,
     threads: int | None = None,
+    adapter: Path | None = None,
+    quantize: str | None = None,
 ) -> Settings:
     """Merge the options that were given over variables, file and defaults."""
     from vlmforensics.settings import load_settings
@@ -77,6 +96,8 @@ def settings_of(
         offline=offline or None,
         device=device,
         threads=threads,
+        adapter=None if adapter is None else str(adapter),
+        quantize=quantize,
         remote_enabled=True if model and model.startswith(("http://", "https://")) else None,
     )
 
@@ -100,8 +121,11 @@ def load_assistant(settings: Settings) -> Assistant:
 
 def say_where_pictures_go(settings: Settings) -> None:
     """A picture never leaves the machine without a word."""
-    if settings.model.startswith(("http://", "https://")):
-        complain(f"pictures are sent to {settings.model}")
+    address = urlsplit(settings.model)
+    if address.scheme in ("http", "https"):
+        near = address.hostname in ("localhost", "127.0.0.1", "::1")
+        open_ = address.scheme == "http" and not near
+        complain(f"pictures are sent to {settings.model}" + (", unencrypted" if open_ else ""))
 
 
 def stdout() -> Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlmforensics import weights
 from vlmforensics.cli.common import DONE, FAILED, complain, stderr, stdout
@@ -63,3 +64,12 @@ def check(names: Sequence[str], settings: Settings) -> int:
             complain(error)
             code = FAILED
     return code
+
+
+def convert_sida(source: Path, out: Path, vision: Path | None) -> None:
+    """Convert, one line of progress per step."""
+    from vlmforensics.vlm.sida_convert import convert_sida as convert
+
+    console = stderr()
+    convert(source, out, vision=vision, say=lambda line: console.print(line, soft_wrap=True))
+    stdout().print(f"{out}", soft_wrap=True)

@@ -7,6 +7,7 @@ narrator is told and reference texts to train one.
 
 from vlmforensics.explain.answers import AnswerStream, answer
 from vlmforensics.explain.direction import balance, direction, speaks_for, without
+from vlmforensics.explain.remarks import remark_evidence
 from vlmforensics.explain.stream import ExplanationStream, explain
 from vlmforensics.explain.together import explain_many
 from vlmforensics.explain.verify import Check, verify
@@ -20,6 +21,7 @@ __all__ = [
     "direction",
     "explain",
     "explain_many",
+    "remark_evidence",
     "speaks_for",
     "verify",
     "without",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 TOPICS: dict[str, str] = {
     "vlm": "the model's own reading",
+    "remark": "the model's own remark",
     "blending": "the blending detector",
     "mask": "the localisation mask",
     "metadata": "the file's metadata",

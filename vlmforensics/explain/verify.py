@@ -108,6 +108,11 @@ def canonical(text: str) -> str:
     return _CITATION.sub(r"[E\1]", folded)
 
 
+def sayable(text: str) -> bool:
+    """Whether a sentence is plain text and claims nothing that no measurement can show (authenticity, certainty)."""
+    return bool(_ALLOWED.match(text)) and not _AUTHENTIC.search(text)
+
+
 def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
     """Check one sentence against a report.
 

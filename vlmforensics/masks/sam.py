@@ -46,16 +46,16 @@ class PromptedDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        modeling = _modeling()
-        self.prompts = modeling.PromptEncoder(
+        room = modeling()
+        self.prompts = room.PromptEncoder(
             embed_dim=config.channels,
             image_embedding_size=(config.grid, config.grid),
             input_image_size=(FRAME, FRAME),
             mask_in_chans=config.prompt_channels,
         )
-        self.decoder = modeling.MaskDecoder(
+        self.decoder = room.MaskDecoder(
             transformer_dim=config.channels,
-            transformer=modeling.TwoWayTransformer(
+            transformer=room.TwoWayTransformer(
                 depth=config.depth,
                 embedding_dim=config.channels,
                 num_heads=config.heads,
@@ -105,14 +105,19 @@ class PromptedDecoder(nn.Module):
         return maps[0], scores[0]
 
 
-def _modeling() -> Any:
+def modeling() -> Any:
+    """The package's model parts.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     try:
-        from segment_anything import modeling
+        from segment_anything import modeling as room
     except ImportError as error:
         raise MissingExtra(
             'the mask head needs segment-anything: pip install "vlmforensics[model]"'
         ) from error
-    return modeling
+    return room
 
 
 def to_frame(

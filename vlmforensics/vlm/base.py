@@ -33,6 +33,9 @@ class Look:
         seg: float32 (d,), hidden state at ``[SEG]``, or None.
         patches: tower layer index → float32 (rows, columns, channels), the tower's patch features of the whole
             picture (squashed to the tower's square), for rooms that reuse them; empty for remote backbones.
+        remark: what the model says of the picture as it was trained to, unasked and unchecked; empty where it was not.
+        means: how the labels were read where it isn't told by the backbone's capabilities, e.g. ``label word in 5
+            sampled answers``.
         state: private to the backbone: what lets ``narrate`` continue from this prefill (KV cache), or None.
     """
 
@@ -40,6 +43,8 @@ class Look:
     seg: NDArray[np.float32] | None = None
     patches: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
     state: Any = None
+    means: str = ""
+    remark: str = ""
 
 
 class Backbone(Protocol):

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from vlmforensics.errors import MissingExtra, WeightsUnavailable
+from vlmforensics.errors import AdapterMismatch, MissingExtra, SettingsError, WeightsUnavailable
 from vlmforensics.settings import Settings
 from vlmforensics.vlm.base import Backbone
 
@@ -42,7 +42,7 @@ BACKBONES: Mapping[str, Entry] = {
         "llava-hf/llava-1.5-7b-hf",
         "b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
         "general",
-        "LLaVA-1.5 7B, one GPU (4-bit: 6 GB, bfloat16: 15 GB)",
+        "LLaVA-1.5 7B, one GPU (4-bit: 6 GB, bfloat16: 16 GB)",
     ),
     "fakevlm": Entry(
         "hub",
@@ -70,16 +70,19 @@ def load_backbone(name: str, settings: Settings | None = None) -> Backbone:
     entry = BACKBONES.get(name)
     try:
         if entry is not None and entry.kind == "embedded":
-            module, _, function = entry.target.partition(":")
-            return cast(Backbone, getattr(import_module(module), function)(settings))
+            return _embedded(name, entry, settings)
         if entry is not None:
             from vlmforensics.vlm.llava import PROFILES, LlavaBackbone
 
-            folder = hub_folder(name, entry, settings)
-            return LlavaBackbone.load(folder, settings, name=name, profile=PROFILES[entry.profile])
+            folder, profile = hub_folder(name, entry, settings), PROFILES[entry.profile]
+            return LlavaBackbone.load(folder, settings, name=name, profile=profile, adapter=settings.adapter)
         if name.startswith(("http://", "https://")):
             from vlmforensics.vlm.remote import RemoteBackbone
 
+            if settings.adapter is not None:
+                raise SettingsError(
+                    "an adapter can't be sent to a server: load it there, or use a local model"
+                )
             return RemoteBackbone.connect(name, settings)
         if Path(name).expanduser().is_dir():
             return _local(Path(name).expanduser(), settings)
@@ -94,27 +97,43 @@ def load_backbone(name: str, settings: Settings | None = None) -> Backbone:
     )
 
 
+def _embedded(name: str, entry: Entry, settings: Settings) -> Backbone:
+    """A model of ours; its adapter is a folder of the layout that it ships with."""
+    module, _, function = entry.target.partition(":")
+    load = getattr(import_module(module), function)
+    if settings.adapter is None:
+        return cast(Backbone, load(settings))
+    if not (settings.adapter / f"{name}.json").is_file():
+        raise AdapterMismatch(
+            f"{settings.adapter} holds no {name}.json: an adapter for {name} is the folder that its training exports"
+        )
+    return cast(Backbone, load(settings, settings.adapter))
+
+
 def _local(folder: Path, settings: Settings) -> Backbone:
+    """A checkpoint folder, or an adapter folder with the base that it names."""
     if (folder / "compact.json").is_file():  # the layout that the compact model ships in and trains to
         return cast(Backbone, import_module("vlmforensics.compact.shipped").load(settings, folder))
-    from vlmforensics.vlm.llava import LlavaBackbone, base_of_adapter
+    from vlmforensics.vlm.llava import PROFILES, LlavaBackbone, base_of_adapter
+    from vlmforensics.vlm.profiles import profile_of
+    from vlmforensics.vlm.sida import SidaBackbone
 
-    if (folder / "adapter_config.json").is_file():
-        base = base_of_adapter(folder)
-        entry = next((e for n, e in BACKBONES.items() if e.kind == "hub" and base in (n, e.target)), None)
-        if entry is not None:
-            from vlmforensics.vlm.profiles import NOTE, PROFILES, profile_of
-
-            noted = (folder / NOTE).is_file()  # an adapter is asked as it was trained, not as its base was
-            found, profile = (
-                hub_folder(base, entry, settings),
-                profile_of(folder) if noted else PROFILES[entry.profile],
-            )
-            return LlavaBackbone.load(found, settings, name=folder.name, profile=profile, adapter=folder)
-        if not Path(base).is_dir():
-            raise WeightsUnavailable(f"the adapter in {folder} belongs to {base!r}, which is not here")
-        return LlavaBackbone.load(Path(base), settings, name=folder.name, adapter=folder)
-    return LlavaBackbone.load(folder, settings, name=folder.name)
+    if not (folder / "adapter_config.json").is_file():
+        if profile_of(folder).name == "sida":
+            return SidaBackbone.load(folder, settings, name=folder.resolve().name, adapter=settings.adapter)
+        return LlavaBackbone.load(folder, settings, name=folder.resolve().name, adapter=settings.adapter)
+    if settings.adapter is not None:
+        raise SettingsError(
+            f"{folder} is an adapter itself: name its base with --model, and the adapter once"
+        )
+    base = base_of_adapter(folder)
+    entry = next((e for n, e in BACKBONES.items() if e.kind == "hub" and base in (n, e.target)), None)
+    if entry is not None:
+        found, profile = hub_folder(base, entry, settings), PROFILES[entry.profile]
+        return LlavaBackbone.load(found, settings, name=base, profile=profile, adapter=folder)
+    if not Path(base).is_dir():
+        raise WeightsUnavailable(f"the adapter in {folder} belongs to {base!r}, which is not here")
+    return LlavaBackbone.load(Path(base), settings, name=Path(base).name, adapter=folder)
 
 
 def hub_folder(name: str, entry: Entry, settings: Settings) -> Path:

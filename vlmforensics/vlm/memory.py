@@ -1,4 +1,4 @@
-"""Will it fit? Number format and quantisation of a big checkpoint, by the memory that is there."""
+"""Will it fit? Number format, quantisation and place of a big checkpoint, by the memory that is there."""
 
 from __future__ import annotations
 
@@ -19,18 +19,42 @@ MARGIN = 1.2
 """Activations, cache and fragmentation on top of the weights, for prompts of one picture."""
 NF4_BYTES = 0.62
 """Bytes per parameter in nf4 with the embeddings and the head left in 16 bits, for a 7B model."""
+FORMATS = ("auto", "none", "nf4")
+"""What the setting ``quantize`` may say."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to load: number format, 4-bit or not, and the bytes that it takes."""
+    """How to load.
+
+    Attributes:
+        dtype: of what is not quantised, and of the arithmetic.
+        four_bit: nf4 through bitsandbytes (Dettmers et al. 2023, QLoRA).
+        bytes: estimate of what it takes.
+        spill: bytes that the device may hold where the rest stays in the machine's memory and is brought over layer
+            by layer; 0 where all is on the device.
+    """
 
     dtype: torch.dtype
     four_bit: bool
     bytes: int
+    spill: int = 0
+
+    @property
+    def label(self) -> str:
+        """The number format, for the record: it changes results a little."""
+        return "nf4" if self.four_bit else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def placed(self) -> bool:
+        """True where loading puts the model on its device."""
+        return self.four_bit or bool(self.spill)
 
     def arguments(self, device: torch.device) -> dict[str, Any]:
         """Keyword arguments for ``from_pretrained``."""
+        if self.spill:
+            room: dict[int | str, int] = {device.index or 0: self.spill, "cpu": 1 << 50}
+            return {"dtype": self.dtype, "device_map": "auto", "max_memory": room}
         if not self.four_bit:
             return {"dtype": self.dtype}
         from transformers import BitsAndBytesConfig
@@ -48,10 +72,20 @@ def parameter_count(folder: Path) -> int:
         WeightsUnavailable: there are none.
         WeightsCorrupt: a header can't be read.
     """
+    return sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of every tensor in a folder's safetensors files, from their headers alone.
+
+    Raises:
+        WeightsUnavailable: there are none.
+        WeightsCorrupt: a header can't be read.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise WeightsUnavailable(f"{folder} holds no safetensors weights (other formats can carry code)")
-    total = 0
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
             with path.open("rb") as stream:
@@ -59,10 +93,12 @@ def parameter_count(folder: Path) -> int:
                 if length > 100_000_000:
                     raise WeightsCorrupt(f"{path.name} has a header of {length} bytes")
                 header = json.loads(stream.read(length))
-            total += sum(math.prod(t["shape"]) for key, t in header.items() if key != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+            shapes |= {
+                key: tuple(map(int, entry["shape"])) for key, entry in header.items() if key != "__metadata__"
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             raise WeightsCorrupt(f"{path.name} is not a safetensors file") from error
-    return total
+    return shapes
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -76,36 +112,82 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def plan(parameters: int, device: torch.device, free: int | None) -> Plan:
-    """The best format that fits: bfloat16 on CUDA, else 4-bit there; float32 on a CPU.
+def needs(parameters: int, format_: str) -> int:
+    """Bytes that a model of so many parameters takes in ``float32``, ``bfloat16``, ``float16`` or ``nf4``."""
+    each = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "nf4": NF4_BYTES}[format_]
+    return int(parameters * each * MARGIN)
 
-    float32 because bfloat16 products are hundreds of times slower on CPUs without the instructions for them.
+
+def plan(
+    parameters: int,
+    device: torch.device,
+    free: int | None,
+    *,
+    quantize: str = "auto",
+    beside: int | None = 0,
+) -> Plan:
+    """The best way to load that fits.
+
+    On CUDA 16 bits, else nf4, else 16 bits with what does not fit kept in the machine's memory (slow). On a CPU
+    float32, because bfloat16 products are hundreds of times slower on processors without the instructions for them,
+    else nf4, whose arithmetic is in float32 there.
+
+    Args:
+        parameters: of the checkpoint.
+        device: where the model runs.
+        free: bytes free there, or None where it can't be told.
+        quantize: ``auto``, ``none`` (never nf4) or ``nf4`` (always).
+        beside: on CUDA, bytes free in the machine's memory, or None where it can't be told.
 
     Raises:
         ModelError: nothing fits; the message says what is needed, what is free, and what to do.
     """
-    if device.type != "cuda":
-        whole = Plan(torch.float32, four_bit=False, bytes=int(parameters * 4 * MARGIN))
-        if free is not None and whole.bytes > free:
-            raise ModelError(
-                f"this model needs {whole.bytes / GIB:.1f} GB of memory in 32 bits on the {device.type}, "
-                f"{free / GIB:.1f} GB are free: use a GPU, or the compact model"
-            )
+    cuda = device.type == "cuda"
+    half = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float16
+    dtype = half if cuda else torch.float32
+    whole = Plan(dtype, four_bit=False, bytes=needs(parameters, str(dtype).removeprefix("torch.")))
+    small = Plan(dtype, four_bit=True, bytes=needs(parameters, "nf4"))
+    room = math.inf if free is None else free
+    if quantize == "nf4":
+        if small.bytes > room:
+            raise _too_big(small, free, device, "close what else uses it, or take the compact model")
+        _need_bitsandbytes(small, whole, free, device)
+        return small
+    if whole.bytes <= room:
         return whole
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    whole = Plan(dtype, four_bit=False, bytes=int(parameters * 2 * MARGIN))
-    if free is None or whole.bytes <= free:
-        return whole
-    small = Plan(dtype, four_bit=True, bytes=int(parameters * NF4_BYTES * MARGIN))
-    if small.bytes > free:
-        raise ModelError(
-            f"this model needs {small.bytes / GIB:.1f} GB even in 4 bits, {free / GIB:.1f} GB are free on "
-            f"{device}: free some, or use the compact model"
-        )
+    if quantize == "auto" and small.bytes <= room:
+        _need_bitsandbytes(small, whole, free, device)
+        return small
+    # a quarter is left for activations and for the layer that is brought over
+    if cuda and free is not None and (beside is None or whole.bytes <= free + beside):
+        return Plan(dtype, four_bit=False, bytes=whole.bytes, spill=int(free * 0.75))
+    if small.bytes <= room:
+        raise _too_big(whole, free, device, "use 4-bit (--quantize nf4)")
+    raise _too_big(small if quantize == "auto" else whole, free, device, _way_out(cuda))
+
+
+def _way_out(cuda: bool) -> str:
+    if cuda:
+        return "close what else uses it, or take the compact model"
+    return "use a GPU, a server (http://HOST/v1), or the compact model"
+
+
+def _too_big(wanted: Plan, free: int | None, device: torch.device, way_out: str) -> ModelError:
+    form = "4 bits" if wanted.four_bit else "32 bits" if wanted.dtype == torch.float32 else "16 bits"
+    left = "an unknown amount" if free is None else f"{free / GIB:.1f} GB"
+    return ModelError(
+        f"this model needs {wanted.bytes / GIB:.1f} GB of memory in {form} on {device}, {left} free: {way_out}",
+        code="model.memory",
+    )
+
+
+def _need_bitsandbytes(small: Plan, whole: Plan, free: int | None, device: torch.device) -> None:
+    if device.type == "mps":
+        raise _too_big(whole, free, device, "4-bit weights are not supported on mps: use the compact model")
     if find_spec("bitsandbytes") is None:
+        left = "an unknown amount" if free is None else f"{free / GIB:.1f} GB"
         raise ModelError(
-            f"this model needs {whole.bytes / GIB:.1f} GB in 16 bits, {free / GIB:.1f} GB are free on {device}; "
-            'in 4 bits it fits: pip install "vlmforensics[train]" for bitsandbytes',
+            f"this model needs {whole.bytes / GIB:.1f} GB unquantised, {left} free on {device}; in 4 bits it "
+            f'needs {small.bytes / GIB:.1f} GB: pip install "vlmforensics[train]" for bitsandbytes',
             code="extra.train",
         )
-    return small

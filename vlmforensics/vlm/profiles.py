@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlmforensics.errors import AdapterMismatch
 from vlmforensics.types import LABELS, Label
@@ -27,7 +28,9 @@ class Profile:
         words: continuation → the labels that share its probability equally.
         ending: what completes prefix and word to the sentence that answers begin with in training.
         raw: the prompt is ``<image>`` and the question alone, without the checkpoint's chat template.
+        template: the whole prompt with ``{image}`` and ``{text}``, where it is neither raw nor the checkpoint's.
         hints: sentences of external detectors may be added.
+        remark: tokens of the model's own explanation, which follows the label word as it was trained to; 0 for none.
         whole: the picture is squashed to the tower's square, so that its border is seen; otherwise the
             checkpoint's own processor decides (LLaVA-1.5's cuts the borders off).
     """
@@ -38,7 +41,9 @@ class Profile:
     words: Mapping[str, tuple[Label, ...]]
     ending: str = "."
     raw: bool = False
+    template: str = ""
     hints: bool = True
+    remark: int = 0
     whole: bool = True
 
     def log_probs(self, scores: Mapping[str, float]) -> tuple[float, float, float]:
@@ -87,21 +92,53 @@ PROFILES: Mapping[str, Profile] = {
         ending=" image.",
         raw=True,
         hints=False,
+        remark=160,
+        whole=False,
+    ),
+    # Huang et al. 2025, SIDA: LLaVA's first conversation format and the question of its training. White space around
+    # added tokens is what the original, slow tokenizer leaves of it: none. The labels are read by a head, not by words.
+    "sida": Profile(
+        name="sida",
+        question="Can you identify if this image is real, full synthetic, or tampered image? Please mask the "
+        "tampered regions if it is tampered.",
+        prefix="The image is",
+        words={" real": ("real",), " full synthetic": ("synthetic",), " tampered": ("tampered",)},
+        template="A chat between a curious human and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the human's questions. USER:<im_start>{image}<im_end>{text} "
+        "ASSISTANT:",
+        hints=False,
         whole=False,
     ),
 }
 
 
-def profile_of(folder: Path) -> Profile:
-    """The profile that the folder's note names; ``general`` where there is none.
+def read_note(folder: Path) -> dict[str, Any]:
+    """The note in a checkpoint or adapter folder; empty where there is none.
+
+    Raises:
+        AdapterMismatch: it can't be read.
+    """
+    path = folder / NOTE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterMismatch(f"{path} can't be read: {error}") from error
+    if not isinstance(found, dict):
+        raise AdapterMismatch(f"{path} is not a JSON object")
+    return found
+
+
+def profile_of(folder: Path, default: Profile | None = None) -> Profile:
+    """The profile that the folder's note names; ``default`` (``general``) where it names none.
 
     Raises:
         AdapterMismatch: the note can't be read or names a profile that does not exist.
     """
-    path = folder / NOTE
-    if not path.is_file():
-        return PROFILES["general"]
-    try:
-        return PROFILES[json.loads(path.read_text(encoding="utf-8"))["profile"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdapterMismatch(f"{path} must name one of the profiles {', '.join(PROFILES)}") from error
+    named = read_note(folder).get("profile")
+    if named is None:
+        return default or PROFILES["general"]
+    if named not in PROFILES:
+        raise AdapterMismatch(f"{folder / NOTE} must name one of the profiles {', '.join(PROFILES)}")
+    return PROFILES[named]

@@ -2,8 +2,9 @@
 
 The picture leaves this machine: as a PNG of the upright pixels, without the file's metadata. That must be allowed in
 the settings. The key comes from the environment variable ``VLMF_REMOTE_KEY`` alone and is never logged or put into
-an error. Labels come from token log-probabilities where the server gives them; else from the answer's word, with
-a stated, fixed confidence that calibration weighs; an answer without a label word is an error, never a guess.
+an error. Labels come from token log-probabilities where the server gives them; else from the words of several sampled
+answers, whose number the evidence states (self-consistency, Wang et al. 2023); answers without a label word are an
+error, never a guess.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import math
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,17 +33,23 @@ from vlmforensics.settings import Settings
 from vlmforensics.types import LABELS, Pixels
 from vlmforensics.vlm.base import LABEL_WORDS, TEXT, YES_NO, Look
 from vlmforensics.vlm.prompts import question_with
+from vlmforensics.vlm.replies import (
+    answer,
+    from_tokens,
+    label_in,
+    piece,
+    unparsable,
+    without_prefix,
+    yes_against_no,
+)
 
 KEY_VARIABLE = "VLMF_REMOTE_KEY"
 LONGEST_SIDE = 1344
 """Pixels; towers of today see no more, and a full-size PNG can take 100 MB."""
 INSTRUCTION = "Answer with exactly one word: real, synthetic or tampered."
 YES_NO_INSTRUCTION = "Answer with exactly one word: yes or no."
-PARSED_CONFIDENCE = 0.8
-"""Probability given to the label that an answer names where the server tells no probabilities.
-
-A constant on purpose: how far such an answer can be trusted is measured by calibration, not by the server.
-"""
+TEMPERATURE = 1.0
+"""Of sampled answers: their shares then estimate the model's own probabilities."""
 ALTERNATIVES = 20
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0
@@ -66,9 +76,10 @@ class RemoteBackbone:
         address: without credentials, for the record.
         pause: first pause between attempts in seconds; doubles each time.
         key_variable: environment variable that holds the key, for messages.
+        samples: answers that are drawn where the server tells no log-probabilities.
+        parallel: requests under way at once.
     """
 
-    version = "1"
     capabilities = frozenset({LABEL_WORDS, TEXT, YES_NO})
 
     def __init__(
@@ -79,15 +90,18 @@ class RemoteBackbone:
         *,
         pause: float = 1.0,
         key_variable: str = KEY_VARIABLE,
+        samples: int = 5,
+        parallel: int = 4,
     ) -> None:
         self._client = client
         self._key_variable = key_variable
         self._pause = pause
+        self._samples, self._parallel = samples, parallel
+        self._slots = threading.BoundedSemaphore(parallel)
+        self._tells = True  # until the server shows that it gives no log-probabilities
+        self.version = f"1+k{samples}"
         self._random = random.Random(0)  # noqa: S311 - spreads retries, no secret
-        self.model = model
-        self.name = f"{model} at {address}"
-        # What the weights are can't be seen from here; the digest names server and model.
-        self.weights_sha256 = hashlib.sha256(f"remote:{address}:{model}".encode()).hexdigest()
+        self._call(model, address)
 
     @classmethod
     def connect(
@@ -124,35 +138,87 @@ class RemoteBackbone:
         client = httpx.Client(
             base_url=shown.rstrip("/") + "/",
             headers=headers,
-            timeout=httpx.Timeout(120.0, connect=10.0),
+            timeout=httpx.Timeout(settings.remote_seconds, connect=min(10.0, settings.remote_seconds)),
+            limits=httpx.Limits(max_connections=settings.remote_parallel),
             follow_redirects=False,  # a redirect could carry picture and key to another host
         )
-        backbone = cls(client, parts.fragment, shown, pause=pause, key_variable=key_variable)
+        backbone = cls(
+            client,
+            parts.fragment,
+            shown,
+            pause=pause,
+            key_variable=key_variable,
+            samples=settings.remote_samples,
+            parallel=settings.remote_parallel,
+        )
         if not parts.fragment:
-            name = backbone._served()
-            backbone = cls(client, name, shown, pause=pause, key_variable=key_variable)
+            backbone._call(backbone._served(), shown)
         return backbone
 
     def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
         """Send picture and question, read the label from the answer's first words; see ``Backbone.look``."""
         asked = question_with(hints)
         picture = _data_url(pixels)
-        body = {
-            "messages": [_user(picture, f"{asked} {INSTRUCTION}")],
-            "max_tokens": 8,
-            "temperature": 0,
-            "logprobs": True,
-            "top_logprobs": ALTERNATIVES,
-        }
-        answer = self._post(body)
+        messages = [_user(picture, f"{asked} {INSTRUCTION}")]
         state = _Conversation(picture, asked, self) if for_text else None
-        return Look(_labels(answer), state=state)
+        found = self._told(messages) if self._tells else None
+        if found is not None:
+            return Look(found, state=state, means="label words")
+        found, counted = self._sampled(messages)
+        return Look(found, state=state, means=f"label word in {counted} sampled answers")
 
     def look_many(
         self, batch: Sequence[Pixels], hints: Sequence[Sequence[str]], *, for_text: bool = False
     ) -> list[Look]:
-        """One request per picture; see ``Backbone.look_many``."""
-        return [self.look(pixels, said, for_text=for_text) for pixels, said in zip(batch, hints, strict=True)]
+        """One request per picture, several under way at once; see ``Backbone.look_many``."""
+        with ThreadPoolExecutor(min(self._parallel, max(1, len(batch)))) as pool:
+            ahead = [
+                pool.submit(self.look, pixels, said, for_text=for_text)
+                for pixels, said in zip(batch, hints, strict=True)
+            ]
+            return [look.result() for look in ahead]
+
+    def _told(self, messages: list[dict[str, Any]]) -> tuple[float, float, float] | None:
+        """From the log-probabilities of one greedy answer; None where the server gives none.
+
+        Servers without them leave them out or, as ``transformers serve``, refuse to be asked for them.
+        """
+        body = {
+            "messages": messages, "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": ALTERNATIVES
+        }  # fmt: skip
+        try:
+            text, rows = answer(self._post(body))
+        except _Refused as error:
+            if "logprob" not in str(error):
+                raise
+            self._tells = False
+            return None
+        if not rows:
+            self._tells = False
+            return None
+        scored = from_tokens(rows)
+        if scored is None:
+            raise unparsable([text])
+        return scored
+
+    def _sampled(self, messages: list[dict[str, Any]]) -> tuple[tuple[float, float, float], int]:
+        """From the label words of several sampled answers: their shares, smoothed by one third of an answer each.
+
+        Raises:
+            RemoteError: fewer than half of the answers name exactly one label.
+        """
+        bodies = [
+            {"messages": messages, "max_tokens": 16, "temperature": TEMPERATURE, "seed": seed}
+            for seed in range(self._samples)
+        ]
+        with ThreadPoolExecutor(min(self._parallel, self._samples)) as pool:
+            texts = [answer(reply)[0] for reply in pool.map(self._post, bodies)]
+        named = [label for label in map(label_in, texts) if label is not None]
+        if 2 * len(named) < len(texts):
+            raise unparsable(texts)
+        total = len(named) + 1
+        real, synthetic, tampered = (math.log((named.count(label) + 1 / 3) / total) for label in LABELS)
+        return (real, synthetic, tampered), len(named)
 
     def narrate(
         self,
@@ -175,7 +241,7 @@ class RemoteBackbone:
         )
         messages = [_user(state.picture, f"{state.asked}\n{instruction}{wanted}")]
         body = {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0, "stream": True}
-        return _without_prefix(self._stream(body, stop), prefix)
+        return without_prefix(self._stream(body, stop), prefix)
 
     def complete(self, pixels: Pixels, text: str, *, max_new_tokens: int) -> tuple[str, int, int]:
         """One greedy reply to a picture and a text, and nothing else: no hints, no name, no earlier turn.
@@ -191,10 +257,10 @@ class RemoteBackbone:
             "max_tokens": max_new_tokens,
             "temperature": 0,
         }
-        answer = self._post(body)
+        reply = self._post(body)
         try:
-            said = str(answer["choices"][0]["message"]["content"] or "")
-            usage = answer.get("usage") or {}
+            said = str(reply["choices"][0]["message"]["content"] or "")
+            usage = reply.get("usage") or {}
             return said, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise RemoteError("the server's reply is not a chat completion") from error
@@ -215,12 +281,19 @@ class RemoteBackbone:
                 "logprobs": True,
                 "top_logprobs": ALTERNATIVES,
             }
-            found.append(_yes_against_no(self._post(body)))
+            found.append(yes_against_no(self._post(body)))
         return found
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def _call(self, model: str, address: str) -> None:
+        """Settle which model is meant."""
+        self.model = model
+        self.name = f"{model} at {address}"
+        # What the weights are can't be seen from here; the digest names server and model.
+        self.weights_sha256 = hashlib.sha256(f"remote:{address}:{model}".encode()).hexdigest()
 
     def _served(self) -> str:
         try:
@@ -241,29 +314,27 @@ class RemoteBackbone:
         problem, asked = "", 0.0
         for attempt in range(ATTEMPTS):
             if attempt:
-                time.sleep(max(asked, self._pause * 2 ** (attempt - 1) * self._random.uniform(0.8, 1.2)))
+                self._wait(attempt, asked)
             try:
-                response = self._client.request(method, path, json=body)
+                with self._slots:
+                    response = self._client.request(method, path, json=body)
+            except httpx.TimeoutException:
+                problem = "no answer in time (remote_seconds)"
+                continue
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if response.status_code in RETRIED:
                 problem, asked = f"HTTP {response.status_code}", _wait_of(response)
                 continue
-            if response.status_code != 200:
-                raise RemoteError(self._refusal(response))
-            if len(response.content) > MAX_REPLY_BYTES:
-                raise RemoteError("the server's reply is over 4 MB")
-            try:
-                record = json.loads(response.content)
-            except ValueError as error:
-                raise RemoteError("the server's reply is not JSON") from error
-            if not isinstance(record, dict):
-                raise RemoteError("the server's reply is not a JSON object")
-            return record
+            return _record(response, self._refusal)
         raise RemoteError(
             f"{self._client.base_url.host} did not answer after {ATTEMPTS} attempts ({problem})"
         )
+
+    def _wait(self, attempt: int, asked: float) -> None:
+        """Pause before another attempt: twice as long each time, or as long as the server asks."""
+        time.sleep(max(asked, self._pause * 2 ** (attempt - 1) * self._random.uniform(0.8, 1.2)))
 
     def _refusal(self, response: httpx.Response) -> str:
         says = {
@@ -272,18 +343,16 @@ class RemoteBackbone:
             404: "no such address or model; the address ends in /v1",
             413: "the picture is too large for it",
         }
-        hint = says.get(response.status_code, response.text[:200].replace("\n", " "))
+        hint = says.get(response.status_code) or _without(os.environ.get(self._key_variable), response.text)[
+            :200
+        ].replace("\n", " ")
         return f"the server refused with HTTP {response.status_code}: {hint}"
 
     def _stream(self, body: Mapping[str, Any], stop: Callable[[], bool] | None) -> Iterator[str]:
         """Pieces of a streamed reply; the connection is closed as soon as the reader stops."""
         finished = False
         try:
-            request = {"model": self.model, **body}
-            with self._client.stream("POST", "chat/completions", json=request) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise RemoteError(self._refusal(response))
+            with self._slots, self._opened({"model": self.model, **body}) as response:
                 for line in response.iter_lines():
                     if stop is not None and stop():
                         return
@@ -293,14 +362,53 @@ class RemoteBackbone:
                     if data == "[DONE]":
                         finished = True
                         break
-                    piece, ended = _piece(data)
+                    said, ended = piece(data)
                     finished = finished or ended
-                    if piece:
-                        yield piece
+                    if said:
+                        yield said
         except httpx.TransportError as error:
             raise RemoteError(f"the reply broke off ({type(error).__name__})") from error
         if not finished:
             raise RemoteError("the reply broke off before its end")
+
+    @contextmanager
+    def _opened(self, request: Mapping[str, Any]) -> Iterator[httpx.Response]:
+        """A stream that has begun; passing trouble before its first word is tried again."""
+        for attempt in range(ATTEMPTS):
+            with self._client.stream("POST", "chat/completions", json=request) as response:
+                if response.status_code == 200:
+                    yield response
+                    return
+                response.read()
+                if response.status_code not in RETRIED or attempt == ATTEMPTS - 1:
+                    raise RemoteError(self._refusal(response))
+                asked = _wait_of(response)
+            self._wait(attempt + 1, asked)
+
+
+class _Refused(RemoteError):
+    """The server will not do what the request asks."""
+
+
+def _without(key: str | None, text: str) -> str:
+    """A server may repeat what it was sent; the key is not passed on."""
+    return text.replace(key, "…") if key else text
+
+
+def _record(response: httpx.Response, refusal: Callable[[httpx.Response], str]) -> Mapping[str, Any]:
+    """The JSON object of a reply."""
+    if response.status_code != 200:
+        kind = _Refused if response.status_code in (400, 422, 501) else RemoteError
+        raise kind(refusal(response))
+    if len(response.content) > MAX_REPLY_BYTES:
+        raise RemoteError("the server's reply is over 4 MB")
+    try:
+        record = json.loads(response.content)
+    except ValueError as error:
+        raise RemoteError("the server's reply is not JSON") from error
+    if not isinstance(record, dict):
+        raise RemoteError("the server's reply is not a JSON object")
+    return record
 
 
 def _user(picture: str, text: str) -> dict[str, Any]:
@@ -317,87 +425,6 @@ def _data_url(pixels: Pixels) -> str:
     return "data:image/png;base64," + base64.b64encode(to_png(pixels)).decode("ascii")
 
 
-def _labels(answer: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Label log-probabilities from a chat completion.
-
-    Raises:
-        RemoteError: it has no answer, or the answer names no label or several.
-    """
-    try:
-        choice = answer["choices"][0]
-        text = str(choice["message"]["content"] or "")
-        told = (choice.get("logprobs") or {}).get("content") or []
-        scored = _from_tokens(told)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError("the server's reply is not a chat completion") from error
-    if scored is not None:
-        return scored
-    named = [label for label in LABELS if re.search(rf"\b{label}\b", text, re.IGNORECASE)]
-    negated = re.search(r"\b(not|isn't|never|no|neither)\b", text, re.IGNORECASE)
-    if len(named) != 1 or negated:
-        raise RemoteError(
-            f"the server's answer names no label or several: {text[:80]!r}", code="model.unparsable"
-        )
-    rest = math.log((1 - PARSED_CONFIDENCE) / (len(LABELS) - 1))
-    real, synthetic, tampered = (
-        math.log(PARSED_CONFIDENCE) if label == named[0] else rest for label in LABELS
-    )
-    return real, synthetic, tampered
-
-
-def _from_tokens(told: Sequence[Mapping[str, Any]]) -> tuple[float, float, float] | None:
-    """From the alternatives of the first token that can begin a label word; None where none can."""
-    for position in told:
-        rows = [*(position.get("top_logprobs") or []), position]
-        mass = dict.fromkeys(LABELS, 0.0)
-        seen = set()
-        for row in rows:
-            token = str(row["token"])
-            begun = token.strip().strip("*\"'`").lower()
-            labels = [label for label in LABELS if len(begun) > 1 and label.startswith(begun)]
-            if len(labels) == 1 and token not in seen:
-                seen.add(token)
-                mass[labels[0]] += math.exp(float(row["logprob"]))
-        top = str(position["token"]).strip().strip("*\"'`").lower()
-        if not any(label.startswith(top) for label in LABELS if len(top) > 1):
-            continue  # the model's own word here is none of ours: alternatives to it mean nothing
-        floor = min(
-            [math.exp(float(row["logprob"])) for row in rows if float(row["logprob"]) > -50] or [1e-6]
-        )
-        values = [max(mass[label], min(floor, 1e-3) * 0.5, 1e-9) for label in LABELS]
-        real, synthetic, tampered = (math.log(value / sum(values)) for value in values)
-        return real, synthetic, tampered
-    return None
-
-
-def _yes_against_no(answer: Mapping[str, Any]) -> float:
-    """Log-odds from the first position whose own word begins with yes or no; what is not listed counts as rare."""
-    try:
-        told = (answer["choices"][0].get("logprobs") or {}).get("content") or []
-        if not told:
-            raise RemoteError(
-                "the server gives no token log-probabilities, and a yes or no is not read from text",
-                code="model.logprobs",
-            )
-        for position in told:
-            if not str(position["token"]).strip():
-                continue
-            mass = {"yes": 0.0, "no": 0.0}
-            listed = {str(row["token"]): float(row["logprob"]) for row in position.get("top_logprobs") or []}
-            listed.setdefault(str(position["token"]), float(position["logprob"]))
-            for token, logprob in listed.items():
-                word = token.strip().strip("*\"'`.,").lower()
-                if word in mass:
-                    mass[word] += math.exp(logprob)
-            if max(mass.values()) > 0:
-                floor = max(1e-9, 0.5 * min(1e-3, math.exp(max(-50.0, min(listed.values())))))
-                return math.log(max(mass["yes"], floor)) - math.log(max(mass["no"], floor))
-            break
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise RemoteError("the server's reply is not a chat completion") from error
-    raise RemoteError("neither yes nor no is among the likely first words", code="model.unparsable")
-
-
 def _wait_of(response: httpx.Response) -> float:
     """Seconds that the server asks to wait (``Retry-After``); 0 where it doesn't say so in seconds."""
     value = response.headers.get("Retry-After", "")
@@ -405,35 +432,3 @@ def _wait_of(response: httpx.Response) -> float:
     if seconds > LONGEST_WAIT:
         raise RemoteError(f"the server asks to come back in {seconds:.0f} s", code="model.busy")
     return seconds
-
-
-def _piece(data: str) -> tuple[str, bool]:
-    """Text of one event of a stream, and whether the reply has ended."""
-    try:
-        choices = json.loads(data)["choices"]
-        if not choices:
-            return "", False
-        text = (choices[0].get("delta") or {}).get("content") or ""
-        return str(text), choices[0].get("finish_reason") is not None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RemoteError("the server's stream holds an event that is not a chat completion") from error
-
-
-def _without_prefix(pieces: Iterator[str], prefix: str) -> Iterator[str]:
-    """Drop ``prefix`` from the beginning of the stream where the server repeats it."""
-    wanted = prefix.strip()
-    held = ""
-    undecided = bool(wanted)
-    for piece in pieces:
-        if not undecided:
-            yield piece
-            continue
-        held += piece
-        begun = held.lstrip()
-        if len(begun) >= len(wanted) or not wanted.startswith(begun):
-            undecided = False
-            rest = begun.removeprefix(wanted) if begun.startswith(wanted) else held
-            if rest:
-                yield rest
-    if undecided and held.strip() and held.strip() != wanted:
-        yield held

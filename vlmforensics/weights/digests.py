@@ -19,6 +19,12 @@ def folder_digest(folder: Path, settings: Settings | None = None) -> str:
     Hashing 14 GB takes half a minute, so each file's digest is kept in the cache beside its size and
     modification time.
     """
+    rows = "".join(f"{name}\0{entry[2]}\n" for name, entry in _entries(folder, settings).items())
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def _entries(folder: Path, settings: Settings | None) -> dict[str, list[object]]:
+    """File name → size, modification time and SHA-256, in order of the names."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
     store = _store(folder, settings)
     known = _read(store)
@@ -31,8 +37,7 @@ def folder_digest(folder: Path, settings: Settings | None = None) -> str:
         fresh[path.name] = entry
     if fresh != known:
         _write(store, fresh)
-    rows = "".join(f"{name}\0{entry[2]}\n" for name, entry in fresh.items())
-    return hashlib.sha256(rows.encode()).hexdigest()
+    return fresh
 
 
 def combine(*digests: str) -> str:
