@@ -21,7 +21,7 @@ import torch
 
 from vlmforensics.assistant import Assistant
 from vlmforensics.assistant.parts import Parts, load_parts
-from vlmforensics.compact import crops, layout
+from vlmforensics.compact import experts, layout
 from vlmforensics.compact.forward import embed, state_at, trunk_states
 from vlmforensics.compact.tower import join, run_tower
 from vlmforensics.errors import Defect, SettingsError
@@ -61,7 +61,7 @@ class Bench:
         backbone: Any = parts.backbone
         self.parts = backbone.parts
         self.blending = parts.blending
-        expert = [source for source in parts.sources if source.name == crops.CropExpert.name]
+        expert = [source for source in parts.sources if source.name == experts.CropExpert.name]
         self.expert: Any = expert[0] if expert else None
 
     @classmethod
@@ -95,10 +95,10 @@ class Bench:
 
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
         """``CropExpert.score`` of ``statistics``, in torch."""
-        views = [pixels[..., y : y + s, x : x + s] for y, x, s in crops.windows(*pixels.shape[2:])]
-        streams = run_tower(self.parts.tower.module, _standard(torch.cat(views)), crops.LAYERS)
+        views = [pixels[..., y : y + s, x : x + s] for y, x, s in experts.windows(*pixels.shape[2:])]
+        streams = run_tower(self.parts.tower.module, _standard(torch.cat(views)), experts.CROP_LAYERS)
         parts = []
-        for layer in crops.LAYERS:
+        for layer in experts.CROP_LAYERS:
             stream = streams[layer]
             parts += [stream[:, 0], stream[:, 1:].mean(1), stream[:, 1:].std(1, correction=0)]
         weights = {key: torch.from_numpy(value).float() for key, value in self.expert.weights.items()}

@@ -62,7 +62,7 @@ class _Keypoints:
 
 
 def _keypoints(plane: Grey) -> _Keypoints | None:
-    finder = cv2.SIFT_create(nfeatures=MOST_KEYPOINTS, contrastThreshold=0.01, edgeThreshold=12)
+    finder = cv2.SIFT.create(nfeatures=MOST_KEYPOINTS, contrastThreshold=0.01, edgeThreshold=12)
     points, descriptors = finder.detectAndCompute(plane.astype(np.uint8), None)
     if descriptors is None or len(points) < 8:
         return None

@@ -43,7 +43,7 @@ def _cascade() -> Any:
     from skimage.data import lbp_frontal_face_cascade_filename
     from skimage.feature import Cascade
 
-    return Cascade(lbp_frontal_face_cascade_filename())
+    return Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
 
 
 def find_faces(pixels: Pixels) -> list[Box]:
