@@ -141,9 +141,9 @@ class BatchTab:
             self.start: gr.update(interactive=False),
             self.cancel: gr.update(visible=True, interactive=True),
         }
-        yield {**busy, self.files: None, self.saves: gr.update(visible=False), **self._drawn(batch, t)}
         drawn = 0.0
         try:
+            yield {**busy, self.files: None, self.saves: gr.update(visible=False), **self._drawn(batch, t)}
             with Ledger(batch.ledger, overwrite=True) as ledger:
                 for record in run_batch(
                     batch.jobs, ledger, LocalEngine(1), self._factory(with_text), stop=batch.stop.is_set

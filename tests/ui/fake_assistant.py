@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class FakeAssistant:
     def __init__(self, settings, *, stage_seconds=0.0, word_seconds=0.0):
         self.settings = settings
         self.model = ModelInfo("compact", "0.1.0", "ab" * 32, "cd" * 32, settings.sha256)
+        self.backbone = SimpleNamespace()  # writes one text at a time
         self.stage_seconds = stage_seconds
         self.word_seconds = word_seconds
         self.running = 0

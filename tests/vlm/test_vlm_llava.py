@@ -490,7 +490,7 @@ def test_yes_and_no_are_scored_as_the_bare_model_scores_them(backbone, pixels):
             {int(bare(backbone, pixels, prompt + w)["input_ids"][0, size]) for w in words}
             for words in (YES, NO)
         ]
-        yes, no = (torch.logsumexp(logits[sorted(b - begins[0] & begins[1])], 0) for b in begins)
+        yes, no = (torch.logsumexp(logits[sorted(b - (begins[0] & begins[1]))], 0) for b in begins)
         assert odds == pytest.approx(float(yes - no), abs=1e-4)
     assert len({round(odds, 6) for odds in found}) == 3
     assert found[::-1] == pytest.approx(backbone.yes_no(pixels, QUESTIONS[::-1]), abs=1e-4)

@@ -422,11 +422,17 @@ class LlavaBackbone:
         return resize(pixels, side, side, resample="bicubic")
 
     def _prompt(self, text: str) -> str:
-        """The whole user's turn and the start of the reply; ``text`` can't forge a control token."""
+        """The whole user's turn, the heads' tokens at its end, and the start of the reply.
+
+        ``text`` can't forge a control token.
+        """
+        marks = self.heads.cls + self.heads.seg if self.heads is not None else ""
         if self.profile.template:
-            safe = defuse(text, self._control)
+            safe = defuse(text, self._control) + marks
             return self.profile.template.replace("{image}", self._image).replace("{text}", safe)
-        return user_turn(self.processor, text, image=self._image, control=self._control, raw=self.profile.raw)
+        return user_turn(
+            self.processor, text, image=self._image, control=self._control, raw=self.profile.raw, marks=marks
+        )
 
     def _join(self, prefix: str) -> str:
         """The forced beginning of the reply as it stands after the prompt."""
