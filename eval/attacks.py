@@ -204,7 +204,8 @@ def rephotographed(pixels: Pixels, seed: int = 0) -> Pixels:
     shot = cv2.GaussianBlur(shot, (0, 0), 0.8)
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     shot = 255 * (shot / 255) ** 1.1 * (1 - 0.15 * (rows**2 + columns**2))[..., None]
-    return np.clip(shot + rng.normal(0, 3, shot.shape), 0, 255).astype(np.uint8)
+    noisy: Pixels = np.clip(shot + rng.normal(0, 3, shot.shape), 0, 255).astype(np.uint8)
+    return noisy
 
 
 def with_text(pixels: Pixels, text: str) -> Pixels:
@@ -271,7 +272,9 @@ def measure(
         for attack in tried:
             data = attack.make(pixels, wanted)
             report = bench.examine(data, "after")
-            row = {"attack": attack.name, "label": picture.label, "wanted": wanted, "before": before}
+            row: dict[str, Any] = {
+                "attack": attack.name, "label": picture.label, "wanted": wanted, "before": before,
+            }  # fmt: skip
             row["after"] = _figures(report)
             if attack.name.startswith("PGD"):
                 row["jittered"] = bench.jittered(data, report)

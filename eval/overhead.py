@@ -25,7 +25,8 @@ def scene(height: int, width: int, seed: int = 0) -> Pixels:
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     grey = 120 + 60 * np.sin(rows / 37) * np.cos(columns / 53) + rng.normal(0, 4, (height, width))
-    return np.clip(np.stack([grey, 0.9 * grey, 0.8 * grey], axis=-1), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(np.stack([grey, 0.9 * grey, 0.8 * grey], axis=-1), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def processor_seconds(pid: int) -> float:

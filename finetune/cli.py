@@ -141,7 +141,8 @@ def experts(
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
     samples = samples_of(pictures, cache, (*TRAINING, "raw"))
-    shipped, counts = {}, {}
+    shipped: dict[str, np.ndarray] = {}
+    counts: dict[str, str] = {}
     scores: dict[str, dict[tuple[str, str], list[float]]] = {}
     for expert in EXPERTS:
         own, features = training.read_all(samples, cache, expert.name)

@@ -187,7 +187,7 @@ class Student(nn.Module):
         """Parameters that learn, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What a checkpoint holds: the parameters that learn; the frozen base lies elsewhere."""
         del args, kwargs
         return {name: p.detach() for name, p in self.trained().items()}

@@ -70,7 +70,7 @@ class Tutor(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with one group a part; see ``recipe.Optimiser``."""
         if self.optimizer is None:
-            student = self.model if model is None else model
+            student: Any = self.model if model is None else model
             groups = parameter_groups(student, self.recipe)
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, student)
             self.optimizer = kind(groups, **arguments)

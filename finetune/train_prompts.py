@@ -38,7 +38,10 @@ class Encoded:
 class Turns(Protocol):
     """Words one sample for one family of models."""
 
-    pad: int
+    @property
+    def pad(self) -> int:
+        """Id of the padding token."""
+        ...
 
     def split(self, asked: str, hints: Sequence[str], answer: str) -> tuple[list[int], list[int]]:
         """Ids of the prompt, placeholders included, and of the answer with its end."""

@@ -101,7 +101,7 @@ class BatchTab:
             self.buttons = {
                 kind: label(
                     gr.Button(size="sm", elem_id=f"vf-batch-save-{kind}"),
-                    value=lambda t, name=name: t("Save {name}", name=name),
+                    value=_save_as(name),
                 )
                 for kind, name in names
             }
@@ -326,3 +326,8 @@ def _row(number: int, record: Record, t: Words) -> str:
         f'<td data-label="{escape(t("Verdict"))}"><span class="vf-dot vf-{dot}" aria-hidden="true"></span>{says}</td>'
         f'{"".join(values)}<td class="vf-action">{button}{escape(t("Open"))}</button></td></tr>'
     )
+
+
+def _save_as(name: str) -> Callable[[Words], str]:
+    """The label of the button that saves one kind of file."""
+    return lambda t: t("Save {name}", name=name)

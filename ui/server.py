@@ -138,7 +138,7 @@ def launch(
             f"the page on {host} does not answer this machine itself in time: the machine is too busy, or "
             "a proxy stands between; try again, or set NO_PROXY=127.0.0.1"
         ) from error
-    install(app, blocks.vlmforensics_routes)
+    install(app, blocks.vlmforensics_routes)  # type: ignore[attr-defined]
     return str(local)
 
 

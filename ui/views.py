@@ -117,9 +117,9 @@ def marks(report: Report, keys: Collection[str], asked: Sequence[Asked] = ()) ->
     for number, region in enumerate(asked, 1):
         if f"R{number}" in keys:
             found = region.mask
-            mask = _fitted(found.binary, width, height) if found is not None else None
+            seen = _fitted(found.binary, width, height) if found is not None else None
             boxes = [_scaled(region.box, scale, width, height)]
-            layer = imaging.overlay_layer(width, height, mask=mask, boxes=boxes, labels=[f"R{number}"])
+            layer = imaging.overlay_layer(width, height, mask=seen, boxes=boxes, labels=[f"R{number}"])
             drawn = _over(drawn, layer)
     return imaging.to_png(drawn)
 

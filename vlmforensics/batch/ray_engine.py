@@ -135,7 +135,8 @@ class RayEngine:
         context.execution_options.preserve_order = True
         group = _group_of(factory)
         blocks = max(1, math.ceil(len(rows) / max(group, _PICTURES_PER_BLOCK)))
-        actors = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) - 1)
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        actors = self.workers or max(1, int(resources.get("CPU", 1)) - 1)
         return ray.data.from_items(
             rows, override_num_blocks=blocks
         ).map_batches(

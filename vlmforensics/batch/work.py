@@ -173,7 +173,7 @@ class LoadWorker:
         """The factory that :meth:`to_json` wrote."""
         values = json.loads(line)
         known = {item.name: str(item.type) for item in fields(Settings)}
-        settings = {
+        settings: dict[str, Any] = {
             name: Path(value) if value is not None and known[name].startswith("Path") else value
             for name, value in values.pop("settings").items()
         }

@@ -216,7 +216,7 @@ def _tokenizer(source: Path, rows: int) -> tuple[Any, int]:
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [*marks, AddedToken(IMAGE, special=True, normalized=False)]}
     )
-    return tokenizer, int(tokenizer.convert_tokens_to_ids(IMAGE))
+    return tokenizer, int(tokenizer.convert_tokens_to_ids([IMAGE])[0])
 
 
 def _sort_out(files: list[Path], shards: _Shards, image: int) -> _Parts:
@@ -286,7 +286,7 @@ def _configure(
     )  # fmt: skip
     text = LlamaConfig(vocab_size=rows, **{key: config[key] for key in kept if config.get(key) is not None})
     known = set(CLIPVisionConfig().to_dict()) - {"model_type", "transformers_version"}
-    vision = CLIPVisionConfig(**{key: value for key, value in tower.items() if key in known})
+    vision: Any = CLIPVisionConfig(**{key: value for key, value in tower.items() if key in known})
     side = vision.image_size // vision.patch_size
     LlavaConfig(
         text_config=text,
