@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,7 +239,7 @@ def _left(settings: Settings, label: Labels) -> dict[str, Any]:
 
 def _example(name: str, file: str, label: Labels) -> Any:
     """A button with its picture, which is handed to updates as it was first served: its folder may be blocked later."""
-    button = gr.Button(size="md", icon=HERE / "examples" / file, min_width=120)
+    button = gr.Button(size="md", icon=_served(HERE / "examples" / file), min_width=120)
     icon = button.icon
     return label(button, icon=lambda t: icon, value=lambda t: t("Try: {name}", name=t(name).lower()))
 
@@ -282,3 +285,10 @@ def _right(label: Labels) -> dict[str, Any]:
     return {
         "chat": chat, "suggestions": suggestions, "questions": questions, "compare": compare, "box": box,
     }  # fmt: skip
+
+
+def _served(file: Path) -> Path:
+    """A copy where files may be served from: the folder that the server was started in is not such a place."""
+    folder = Path(tempfile.mkdtemp(prefix="vlmforensics-examples-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(shutil.copy(file, folder / file.name))

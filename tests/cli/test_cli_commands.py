@@ -324,7 +324,8 @@ def test_ui_gets_its_arguments(monkeypatch):
         lambda settings, host, port, **more: seen.update(model=settings.model, host=host, port=port, **more),
     )
     assert run(app, ["ui", "--port", "0", "--model", "fakevlm"]).exit_code == 0
-    assert seen == {"model": "fakevlm", "host": "127.0.0.1", "port": 0, "auth": None, "root_path": None}
+    asked = {"model": "fakevlm", "host": "127.0.0.1", "port": 0}
+    assert seen == {**asked, "auth": None, "root_path": None, "mcp": False}
 
 
 def test_rooms_of_their_own_get_the_rest_of_the_line(monkeypatch):

@@ -216,7 +216,8 @@ def _tokenizer(source: Path, rows: int) -> tuple[Any, int]:
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [*marks, AddedToken(IMAGE, special=True, normalized=False)]}
     )
-    return tokenizer, int(tokenizer.convert_tokens_to_ids([IMAGE])[0])
+    image: Any = tokenizer.convert_tokens_to_ids(IMAGE)
+    return tokenizer, int(image)
 
 
 def _sort_out(files: list[Path], shards: _Shards, image: int) -> _Parts:
