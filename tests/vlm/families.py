@@ -16,7 +16,7 @@ def template(picture):
     return (
         "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}"
         "{% if c['type'] == 'image' %}"
-        + picture.replace("\n", "\\n")
+        + picture
         + "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{{ ' ' }}"
         "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
