@@ -10,13 +10,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmforensics.errors import MissingExtra, SettingsError
+from vlmforensics.errors import SettingsError
 from vlmforensics.settings import Settings
-from vlmforensics.ui.flow import Model
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -28,7 +26,6 @@ AUTH_VARIABLE = "VLMFORENSICS_AUTH"
 STATIC = Path(__file__).parent / "static"
 MOST_PICTURES = 8
 """Pictures of the greatest size that one upload may hold together."""
-SCRIPTS = ("page.js", "viewer.js")
 
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -70,7 +67,6 @@ def launch(
     *,
     auth: tuple[str, str] | None = None,
     root_path: str | None = None,
-    mcp: bool = False,
 ) -> str:
     """Start serving in a background thread and return the address.
 
@@ -81,17 +77,11 @@ def launch(
         port: TCP port, 0 for a free one.
         auth: (user, password), or None.
         root_path: public path behind a proxy.
-        mcp: serve the endpoint as a tool of the Model Context Protocol too.
 
     Raises:
         SettingsError: reachable by others without ``auth``, or the port is in use.
-        MissingExtra: ``mcp`` without its package.
     """
     from vlmforensics.ui.layout import theme
-    from vlmforensics.ui.routes import install
-
-    if mcp and find_spec("mcp") is None:
-        raise MissingExtra('the MCP server needs the package mcp: pip install "gradio[mcp]"')
 
     if not is_loopback(host) and auth is None:
         raise SettingsError(
@@ -99,16 +89,14 @@ def launch(
             "or stay on 127.0.0.1"
         )
     try:
-        app, local, _ = blocks.launch(
+        _, local, _ = blocks.launch(
             server_name=host,
             server_port=port or _free_port(host),
             auth=auth,
             root_path=root_path,
             theme=theme(),
             css_paths=[STATIC / "page.css"],
-            head="".join(
-                f"<script>{(STATIC / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS
-            ),
+            head=f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>",
             favicon_path=STATIC / "icon.svg",
             app_kwargs={"middleware": _middleware(host, settings)},
             max_file_size=settings.max_bytes,
@@ -122,7 +110,7 @@ def launch(
             show_error=False,
             enable_monitoring=False,
             run_history=False,
-            mcp_server=mcp,
+            mcp_server=False,
             strict_cors=True,
             pwa=False,
             inbrowser=False,
@@ -138,7 +126,6 @@ def launch(
             f"the page on {host} does not answer this machine itself in time: the machine is too busy, or "
             "a proxy stands between; try again, or set NO_PROXY=127.0.0.1"
         ) from error
-    install(app, blocks.vlmforensics_routes)  # type: ignore[attr-defined]
     return str(local)
 
 
@@ -156,7 +143,6 @@ def serve(
     *,
     auth: str | None,
     root_path: str | None,
-    mcp: bool = False,
     assistant_loader: Callable[[], Assistant] | None,
 ) -> None:
     """See ``vlmforensics.ui.serve``."""
@@ -172,11 +158,7 @@ def serve(
         # Uploads lie in a folder of this process, mode 0700, gone when it ends; gradio reads the name when it
         # makes components.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        loader = assistant_loader or _loader(settings)
-        # Behind a proxy, or a password, visitors are not who runs the page: its model is not theirs to change.
-        mine = is_loopback(host) and pair is None and not root_path and assistant_loader is None
-        model = Model(loader, (lambda changed: _loader(changed)()) if mine else None)
-        _serve_until_told(settings, host, port, pair, root_path, mcp, model)
+        _serve_until_told(settings, host, port, pair, root_path, assistant_loader or _loader(settings))
 
 
 def _serve_until_told(
@@ -185,10 +167,10 @@ def _serve_until_told(
     port: int,
     auth: tuple[str, str] | None,
     root_path: str | None,
-    mcp: bool,
-    model: Model,
+    loader: Callable[[], Assistant],
 ) -> None:
     from vlmforensics.ui.app import build_app
+    from vlmforensics.ui.flow import Model
     from vlmforensics.ui.state import Sessions
 
     done = threading.Event()
@@ -197,8 +179,9 @@ def _serve_until_told(
     }
     sessions = Sessions()
     try:
+        model = Model(loader)
         blocks = build_app(model, settings, sessions)
-        address = launch(blocks, settings, host, port, auth=auth, root_path=root_path, mcp=mcp)
+        address = launch(blocks, settings, host, port, auth=auth, root_path=root_path)
         # Only now: importing the networks beside gradio would keep the page waiting.
         model.start()
         _say(f"vlmforensics is served on {address}  (Ctrl-C ends it)")
