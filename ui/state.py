@@ -161,13 +161,7 @@ class Sessions:
         return len(self._sessions)
 
     def get(self, key: str) -> Session:
-        """The session of a tab, made where there is none.
-
-        A caller without a key (no browser sends none) gets an empty session that nobody finds again: all such callers
-        would otherwise share one.
-        """
-        if not key:
-            return Session()
+        """The session of a tab, made where there is none."""
         with self._lock:
             self._sweep()
             session = self._sessions.setdefault(key, Session())
