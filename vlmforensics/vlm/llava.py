@@ -229,8 +229,8 @@ class LlavaBackbone:
             resize_vocabulary(self.model, self._rows)
         self._adapted, self.adapter = None, None
         self.heads, self.mask_heads = self._bare_heads, self._bare_masks
-        headed = frozenset({LABEL_HEAD, SEG, TEXT, YES_NO})
-        self.capabilities = type(self).capabilities if self.heads is None else headed
+        with_heads = frozenset({LABEL_HEAD, SEG, TEXT, YES_NO})
+        self.capabilities = with_heads if self.heads is not None else type(self).capabilities
         self._learn_tokens()
 
     def _digests(self, adapter: Path) -> list[str]:
@@ -422,17 +422,13 @@ class LlavaBackbone:
         return resize(pixels, side, side, resample="bicubic")
 
     def _prompt(self, text: str) -> str:
-        """The whole user's turn, the heads' tokens at its end, and the start of the reply.
-
-        ``text`` can't forge a control token.
-        """
+        """The user's turn with the heads' tokens at its end, and the reply's start; ``text`` forges no token."""
         marks = self.heads.cls + self.heads.seg if self.heads is not None else ""
-        if self.profile.template:
-            safe = defuse(text, self._control) + marks
-            return self.profile.template.replace("{image}", self._image).replace("{text}", safe)
-        return user_turn(
-            self.processor, text, image=self._image, control=self._control, raw=self.profile.raw, marks=marks
-        )
+        if template := self.profile.template:
+            return template.replace("{image}", self._image).replace(
+                "{text}", defuse(text, self._control) + marks
+            )
+        return user_turn(self.processor, text, image=self._image, control=self._control, raw=self.profile.raw, marks=marks)  # fmt: skip  # noqa: E501
 
     def _join(self, prefix: str) -> str:
         """The forced beginning of the reply as it stands after the prompt."""
