@@ -334,10 +334,7 @@ class LlavaBackbone:
         max_new_tokens: int = 160,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[str]:
-        """Stream a reply to the look's picture and question plus ``instruction``; see ``Backbone.narrate``.
-
-        The part of the prompt that the look has already read is taken from its cache.
-        """
+        """Stream a reply to the look's picture and question plus ``instruction``; see ``Backbone.narrate``."""
         state = self._state(look)
         bare, spaces = split_prefix(prefix)
         ids = self._fitting(state, instruction, bare, max_new_tokens)
