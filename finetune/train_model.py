@@ -27,7 +27,7 @@ from vlmforensics.types import Pixels
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.vlm.heads import extend_vocabulary
 from vlmforensics.vlm.loader import BACKBONES, hub_folder
-from vlmforensics.vlm.memory import GIB, free_bytes, parameter_count, plan
+from vlmforensics.vlm.memory import GIB, free_bytes, leave_odd_layers_unpacked, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES
 from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 
@@ -192,7 +192,9 @@ def _llava(recipe: Recipe, settings: Settings, samples: int) -> Built:
     model, processor = load_base(folder, arguments)
     four_bit = "quantization_config" in arguments
     model.requires_grad_(False)
-    if not four_bit:
+    if four_bit:
+        leave_odd_layers_unpacked(model)
+    else:
         model.to(device)
     image = str(processor.tokenizer.convert_ids_to_tokens(model.config.image_token_id))
     marks: tuple[int, ...] = ()

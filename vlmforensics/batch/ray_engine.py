@@ -121,6 +121,7 @@ class RayEngine:
                 raise SettingsError(f"no Ray cluster answers at {self.address}: {error}") from error
             return True
         ray.init(
+            address="local",  # never a cluster that happens to run on this machine: it may not be ours
             include_dashboard=False,
             log_to_driver=False,
             # one more than the actors: reading tasks must not wait for the actors, which never end

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vlmforensics.errors import ModelError, WeightsCorrupt
-from vlmforensics.vlm.memory import GIB, Plan, free_bytes
+from vlmforensics.vlm.memory import GIB, Plan, free_bytes, leave_odd_layers_unpacked
 from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def load_checkpoint(folder: Path, device: torch.device, how: Plan) -> tuple[Any,
             raise WeightsCorrupt(f"{folder}: {kind.replace('_', ' ')}: {odd}; such weights would be random")
     if report["unexpected_keys"]:
         log.warning("%s holds %d tensors that the model does not use", folder, len(report["unexpected_keys"]))
+    if how.four_bit:
+        leave_odd_layers_unpacked(model)
     if not how.placed:
         model.to(device)
     processor.tokenizer.padding_side = "left"

@@ -65,6 +65,17 @@ class Plan:
         return {"dtype": self.dtype, "quantization_config": config, "device_map": {"": str(device)}}
 
 
+def leave_odd_layers_unpacked(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers of odd shapes off bitsandbytes' packed CPU kernel.
+
+    On processors with AVX512-BF16 it packs 32 rows and whole blocks of 64 columns, and fails on other shapes at the
+    first picture; such layers take its general kernel instead.
+    """
+    for layer in model.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False):
+            layer.support_avx512bf16_for_cpu = layer.out_features % 32 == 0 and layer.in_features % 64 == 0
+
+
 def parameter_count(folder: Path) -> int:
     """Number of values in a folder's safetensors files, from their headers alone.
 
