@@ -65,7 +65,7 @@ class Plan:
         return {"dtype": self.dtype, "quantization_config": config, "device_map": {"": str(device)}}
 
 
-def leave_odd_layers_unpacked(model: torch.nn.Module) -> None:
+def leave_odd_layers_unpacked(model: Any) -> None:
     """Keep 4-bit layers of odd shapes off bitsandbytes' packed CPU kernel.
 
     On processors with AVX512-BF16 it packs 32 rows and whole blocks of 64 columns, and fails on other shapes at the
