@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 AUTH_VARIABLE = "VLMFORENSICS_AUTH"
 STATIC = Path(__file__).parent / "static"
+MOST_PICTURES = 8
+"""Pictures of the greatest size that one upload may hold together."""
 
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -96,7 +98,7 @@ def launch(
             css_paths=[STATIC / "page.css"],
             head=f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>",
             favicon_path=STATIC / "icon.svg",
-            app_kwargs={"middleware": _middleware(host)},
+            app_kwargs={"middleware": _middleware(host, settings)},
             max_file_size=settings.max_bytes,
             blocked_paths=blocked_paths(),
             allowed_paths=[],
@@ -116,6 +118,13 @@ def launch(
     except OSError as error:
         raise SettingsError(
             f"{host}:{port} can't be served: the port is in use, or the address is not this machine's; try --port 0"
+        ) from error
+    except ValueError as error:
+        if "localhost" not in str(error):
+            raise
+        raise SettingsError(
+            f"the page on {host} does not answer this machine itself in time: the machine is too busy, or "
+            "a proxy stands between; try again, or set NO_PROXY=127.0.0.1"
         ) from error
     return str(local)
 
@@ -218,10 +227,17 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _middleware(host: str) -> list[Any]:
+def _middleware(host: str, settings: Settings) -> list[Any]:
     from starlette.middleware import Middleware
 
-    out = [Middleware(_Headers)]
+    from vlmforensics.ui.guards import Guard, SlowLogin
+
+    # An upload may hold several pictures; each has its own limit behind this one.
+    out = [
+        Middleware(_Headers),
+        Middleware(Guard, max_upload=MOST_PICTURES * settings.max_bytes),
+        Middleware(SlowLogin),
+    ]
     if is_loopback(host):
         # A page elsewhere may point its own name at 127.0.0.1 (DNS rebinding); such a Host is not ours.
         out.append(Middleware(_LocalHost))
@@ -235,6 +251,9 @@ class _Headers:
         (b"content-security-policy", CONTENT_POLICY.encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
+        (b"x-frame-options", b"SAMEORIGIN"),
+        (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+        (b"cross-origin-resource-policy", b"same-origin"),
     )
 
     def __init__(self, app: Any) -> None:

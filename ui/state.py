@@ -161,7 +161,13 @@ class Sessions:
         return len(self._sessions)
 
     def get(self, key: str) -> Session:
-        """The session of a tab, made where there is none."""
+        """The session of a tab, made where there is none.
+
+        A caller without a key (no browser sends none) gets an empty session that nobody finds again: all such callers
+        would otherwise share one.
+        """
+        if not key:
+            return Session()
         with self._lock:
             self._sweep()
             session = self._sessions.setdefault(key, Session())

@@ -47,12 +47,19 @@ SOURCES: Mapping[str, str] = {
     "npr": "Neighbouring pixels (NPR)",
     "crops": "Native-resolution crops",
     "whole": "Picture as a whole",
-    "cooccurrence": "Residual runs",
-    "copy_move": "Copied areas",
-    "texture_contrast": "Rich and poor texture",
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",
     "upsampling": "Upsampling traces",
+    "copy_move": "Copied areas",
+    "jpeg_votes": "JPEG grid votes",
+    "residual_clusters": "Residual statistics by part",
+    "cooccurrence": "Residual runs",
+    "cfa": "Demosaicing",
+    "cfa_part": "Demosaicing by part",
+    "chromatic": "Chromatic aberration",
+    "texture_contrast": "Rich and poor texture",
+    "thumbnail": "Embedded thumbnail",
+    "faces": "Sharpness of faces",
 }
 
 STAGES: Mapping[str, str] = {
