@@ -39,6 +39,7 @@ def serve(
     *,
     auth: str | None = None,
     root_path: str | None = None,
+    mcp: bool = False,
     assistant_loader: Callable[[], Assistant] | None = None,
 ) -> None:
     """Serve the page until interrupted (Ctrl-C or SIGTERM).
@@ -51,16 +52,17 @@ def serve(
         port: TCP port, 0 for a free one; the address is printed.
         auth: ``USER:PASSWORD`` asked of every visitor; by default the variable ``VLMFORENSICS_AUTH``.
         root_path: public path behind a reverse proxy, e.g. ``/forensics``.
+        mcp: also offer the endpoint as a tool to programs that speak the Model Context Protocol.
         assistant_loader: replaces ``Assistant.load(settings.model, settings=settings)``.
 
     Raises:
         SettingsError: an address that others can reach without ``auth``, malformed ``auth``, a port in use.
-        MissingExtra: gradio is not installed.
+        MissingExtra: gradio is not installed, or ``mcp`` without its package.
     """
     _prepare()
     from vlmforensics.ui.server import serve as run
 
-    run(settings, host, port, auth=auth, root_path=root_path, assistant_loader=assistant_loader)
+    run(settings, host, port, auth=auth, root_path=root_path, mcp=mcp, assistant_loader=assistant_loader)
 
 
 def _prepare() -> None:

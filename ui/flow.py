@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from vlmforensics.errors import VlmForensicsError, WeightsUnavailable
-from vlmforensics.types import Report
+from vlmforensics.errors import SettingsError, VlmForensicsError, WeightsUnavailable
+from vlmforensics.settings import Settings
+from vlmforensics.types import Box, Mask, Report
 
 if TYPE_CHECKING:
     from vlmforensics.assistant import Assistant
@@ -34,10 +35,16 @@ class Model:
 
     Args:
         loader: makes the assistant; called once, in that thread, after ``start``.
+        reloader: makes another one from other settings, or None where the page may not change them.
     """
 
-    def __init__(self, loader: Callable[[], Assistant]) -> None:
+    def __init__(
+        self,
+        loader: Callable[[], Assistant],
+        reloader: Callable[[Settings], Assistant] | None = None,
+    ) -> None:
         self._loader = loader
+        self.reloader = reloader
         self._ready = threading.Event()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._assistant: Assistant | None = None
@@ -99,11 +106,11 @@ class Model:
             )
         return self._assistant
 
-    def examine(self, path: Path, name: str, stop: threading.Event) -> Iterator[str | Report]:
+    def examine(self, path: Path | bytes, name: str, stop: threading.Event) -> Iterator[str | Report]:
         """Examine one file.
 
         Args:
-            path: of the untouched bytes.
+            path: of the untouched bytes, or the bytes.
             name: what the visitor calls the file.
             stop: ends it at the next stage.
 
@@ -126,6 +133,38 @@ class Model:
             emit(self.wait().examine(path, file=name, progress=progress))
 
         yield from self._run(work, stop, leave_at_once=True)
+
+    def reload(self, settings: Settings) -> None:
+        """Put an assistant with other settings in the place of the present one, which stays where that fails.
+
+        Raises:
+            VlmForensicsError: why it can't be loaded, or that this page may not change its model.
+        """
+        if self.reloader is None:
+            raise SettingsError("this page's model is set by who runs it")
+        reloader = self.reloader
+
+        def work(emit: Callable[[Assistant], None]) -> None:
+            emit(reloader(settings))
+
+        for assistant in self._run(work, threading.Event()):
+            self._assistant, self._error = assistant, None
+
+    def call(self, work: Callable[[Assistant], T]) -> T:
+        """Have the model's thread do one piece of work between other visitors' runs, and wait for its result."""
+
+        def job(emit: Callable[[T], None]) -> None:
+            emit(work(self.wait()))
+
+        (result,) = self._run(job, threading.Event())
+        return result
+
+    def locate(self, report: Report, box: Box, point: tuple[int, int] | None) -> Mask | None:
+        """What the mask head marks when prompted with a click or a box."""
+        points = [] if point is None else [(float(point[0]), float(point[1]))]
+        return self.call(
+            lambda assistant: assistant.locate(report, box=None if points else box, points=points)
+        )
 
     def explain(self, report: Report, stop: threading.Event) -> Iterator[str]:
         """Stream the explanation piece by piece; it is kept in the report."""

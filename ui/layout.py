@@ -1,7 +1,11 @@
-"""The page's parts and where they stand: verdict and picture on the left, the conversation on the right."""
+"""The page's parts and where they stand: verdict and picture on the left, the conversation on the right; more tabs."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +15,59 @@ from gradio.themes.utils.fonts import LocalFont
 
 from vlmforensics.settings import MIB, Settings
 from vlmforensics.ui import cards
+from vlmforensics.ui.language import ENGLISH, Words
 from vlmforensics.ui.uploads import PICTURES, MessageBox, PictureButton, PictureFile
 
 HERE = Path(__file__).parent
-QUESTIONS = ("Why?", "Where?", "How sure?", "What about the metadata?")
+QUESTIONS = ("Why?", "Where?", "How sure?", "What would change your mind?", "What about the metadata?")
+"""Suggested questions; the engine is asked in English."""
 EXAMPLES = (("Photograph", "photograph.jpg"), ("Spliced picture", "spliced.jpg"))
 """(name, file in ``examples/``)."""
 
-_SHOW_JS = """
+
+_EVIDENCE_JS = """
 element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-overlay]');
-  if (button) trigger('click', {overlay: button.dataset.overlay});
+  const link = event.target.closest('a[href*="#evidence-"]');
+  if (link) event.preventDefault();
 });
+window.vlmforensics.openCase = (name) => trigger('select', {case: name});
 """
+_VIEWER_JS = "window.vlmforensicsViewer(element, trigger);"
+
+
+class Labels:
+    """The texts of components, each remembered with its English, so that the page can change its language."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[Any, dict[str, str | Callable[[Words], Any]]]] = []
+
+    def __call__(self, component: Any, **texts: str | Callable[[Words], Any]) -> Any:
+        """Give a component its English texts and remember them.
+
+        Args:
+            component: any; returned.
+            texts: property → English text, or a function of the language.
+        """
+        self._items.append((component, texts))
+        for name, text in texts.items():
+            setattr(component, name, _said(text, ENGLISH))
+        return component
+
+    @property
+    def components(self) -> list[Any]:
+        """All components with texts."""
+        return [component for component, _ in self._items]
+
+    def said(self, t: Words) -> dict[Any, Any]:
+        """The update that puts the page into a language."""
+        return {
+            component: gr.update(**{name: _said(text, t) for name, text in texts.items()})
+            for component, texts in self._items
+        }
+
+
+def _said(text: str | Callable[[Words], Any], t: Words) -> Any:
+    return t(text) if isinstance(text, str) else text(t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,25 +75,24 @@ class Parts:
     """The components that handlers read and write, by what they show."""
 
     case_id: Any
-    header: Any
-    timer: Any
     verdict: Any
     intro: Any
     drop: Any
     examples: tuple[Any, ...]
     panel: Any
     cases: Any
-    overlay: Any
-    picture: Any
-    caption: Any
-    slider: Any
+    viewer: Any
     table: Any
-    table_box: Any
+    below: Any
     facts: Any
     metadata: Any
+    credentials: Any
+    generation: Any
+    preview: Any
     chat: Any
     suggestions: Any
     questions: tuple[Any, ...]
+    compare: Any
     box: Any
     another: Any
     save_html: Any
@@ -129,69 +172,58 @@ def theme() -> gr.themes.Base:
     )
 
 
-def place(settings: Settings, status: tuple[str, str]) -> Parts:
-    """Build all parts inside the current ``gr.Blocks``; ``status`` is the model's state in words and as a kind."""
+def place(settings: Settings, label: Labels) -> Parts:
+    """Build the examination's parts inside the current ``gr.Blocks``."""
     case_id = gr.State("")
-    header = gr.HTML(cards.header(*status), elem_id="vf-header")
-    timer = gr.Timer(1.5)
     with gr.Row(elem_id="vf-main", equal_height=False):
         with gr.Column(scale=7, min_width=320, elem_id="vf-left"):
-            left = _left(settings)
+            left = _left(settings, label)
         with gr.Column(scale=5, min_width=320, elem_id="vf-right"):
-            right = _right()
-    with gr.Column(visible=False, elem_id="vf-below") as table_box:
-        table = gr.HTML(elem_id="vf-table", js_on_load=_SHOW_JS)
-        with gr.Accordion("What the file says about itself", open=False):
-            metadata = gr.HTML(elem_classes="vf-html")
-        with gr.Accordion("Hashes, versions and method", open=False):
-            facts = gr.HTML(elem_classes="vf-html")
-    with gr.Accordion("What no verdict here can tell", open=False, elem_id="vf-limits"):
-        gr.HTML(cards.limits(), elem_classes="vf-html")
+            right = _right(label)
+    with gr.Column(visible=False, elem_id="vf-below") as below:
+        table = gr.HTML(elem_id="vf-table", js_on_load=_EVIDENCE_JS)
+        with gr.Tabs(elem_id="vf-file"):
+            with label(gr.Tab(), label="Metadata"):
+                metadata = gr.HTML(elem_classes="vf-html")
+            with label(gr.Tab(), label="Content Credentials (C2PA)"):
+                credentials = gr.HTML(elem_classes="vf-html")
+            with label(gr.Tab(), label="Generation parameters"):
+                generation = gr.HTML(elem_classes="vf-html")
+            with label(gr.Tab(), label="Preview inside the file"):
+                preview = gr.HTML(elem_classes="vf-html")
+            with label(gr.Tab(), label="Hashes, versions and method"):
+                facts = gr.HTML(elem_classes="vf-html")
+    with label(gr.Accordion(open=False, elem_id="vf-limits"), label="What no verdict here can tell"):
+        label(gr.HTML(elem_classes="vf-html"), value=cards.limits)
     return Parts(
-        case_id=case_id, header=header, timer=timer, table=table, table_box=table_box, facts=facts, metadata=metadata,
-        **left, **right,
+        case_id=case_id, table=table, below=below, facts=facts, metadata=metadata, credentials=credentials,
+        generation=generation, preview=preview, **left, **right,
     )  # fmt: skip
 
 
-def _left(settings: Settings) -> dict[str, Any]:
+def _left(settings: Settings, label: Labels) -> dict[str, Any]:
     verdict = gr.HTML(visible=False, elem_id="vf-verdict")
     with gr.Column(elem_id="vf-intro") as intro:
-        gr.HTML(cards.welcome(settings.max_bytes // MIB), elem_id="vf-welcome")
-        drop = PictureFile(
-            label="Picture to examine", show_label=False, file_types=PICTURES, height=230, elem_id="vf-drop"
+        megabytes = settings.max_bytes // MIB
+        label(gr.HTML(elem_id="vf-welcome"), value=lambda t: cards.welcome(megabytes, t))
+        drop = label(
+            PictureFile(show_label=False, file_types=PICTURES, height=230, elem_id="vf-drop"),
+            label="Picture to examine",
         )
         with gr.Row(elem_id="vf-examples"):
-            examples = tuple(
-                gr.Button(f"Try: {name.lower()}", size="md", icon=HERE / "examples" / file, min_width=120)
-                for name, file in EXAMPLES
-            )
+            examples = tuple(_example(name, file, label) for name, file in EXAMPLES)
     with gr.Column(visible=False, elem_id="vf-panel") as panel:
-        cases = gr.Radio([], label="Pictures in this conversation", visible=False, elem_id="vf-cases")
-        with gr.Tabs(elem_id="vf-views"):
-            with gr.Tab("Marked picture"):
-                picture = gr.Image(
-                    format="png", interactive=False, show_label=False, buttons=["fullscreen"], elem_id="vf-picture",
-                    label="Picture with marks",
-                )  # fmt: skip
-            with gr.Tab("Before and after"):
-                slider = gr.ImageSlider(
-                    format="png", interactive=False, show_label=False, buttons=["fullscreen"], elem_id="vf-slider",
-                    label="Picture as received, and with marks", max_height=640,
-                )  # fmt: skip
-        caption = gr.HTML(elem_id="vf-caption")
-        overlay = gr.Radio([], label="Show on the picture", elem_id="vf-overlay")
+        cases = label(gr.Radio([], visible=False, elem_id="vf-cases"), label="Pictures in this conversation")
+        viewer = gr.HTML(elem_id="vf-viewer", js_on_load=_VIEWER_JS)
         with gr.Row(elem_id="vf-actions"):
-            another = PictureButton(
-                "Examine another picture",
-                file_types=PICTURES,
-                size="sm",
-                variant="primary",
-                elem_id="vf-another",
+            another = label(
+                PictureButton(file_types=PICTURES, size="sm", variant="primary", elem_id="vf-another"),
+                label="Examine another picture",
             )
-            save_html = gr.Button("Save report (HTML)", size="sm", elem_id="vf-save-html")
-            save_json = gr.Button("Save record (JSON)", size="sm", elem_id="vf-save-json")
-            save_mask = gr.Button("Save mask (PNG)", size="sm", elem_id="vf-save-mask")
-        with gr.Row(elem_id="vf-files"):
+            save_html = label(gr.Button(size="sm", elem_id="vf-save-html"), value="Save report (HTML)")
+            save_json = label(gr.Button(size="sm", elem_id="vf-save-json"), value="Save record (JSON)")
+            save_mask = label(gr.Button(size="sm", elem_id="vf-save-mask"), value="Save mask (PNG)")
+        with gr.Row(elem_id="vf-files", elem_classes="vf-unseen"):
             # Never seen: a click on a button above writes the file, then the page follows the link that appears here.
             files = (
                 gr.DownloadButton("Report file", elem_id="vf-file-html"),
@@ -200,37 +232,63 @@ def _left(settings: Settings) -> dict[str, Any]:
             )
     return {
         "verdict": verdict, "intro": intro, "drop": drop, "examples": examples, "panel": panel, "cases": cases,
-        "overlay": overlay, "picture": picture, "caption": caption, "slider": slider, "another": another,
-        "save_html": save_html, "save_json": save_json, "save_mask": save_mask, "files": files,
+        "viewer": viewer, "another": another, "save_html": save_html, "save_json": save_json, "save_mask": save_mask,
+        "files": files,
     }  # fmt: skip
 
 
-def _right() -> dict[str, Any]:
-    chat = gr.Chatbot(
+def _example(name: str, file: str, label: Labels) -> Any:
+    """A button with its picture, which is handed to updates as it was first served: its folder may be blocked later."""
+    button = gr.Button(size="md", icon=_served(HERE / "examples" / file), min_width=120)
+    icon = button.icon
+    return label(button, icon=lambda t: icon, value=lambda t: t("Try: {name}", name=t(name).lower()))
+
+
+def _right(label: Labels) -> dict[str, Any]:
+    chat = label(
+        gr.Chatbot(
+            show_label=False,
+            elem_id="vf-chat",
+            height=560,
+            buttons=[],
+            layout="bubble",
+            sanitize_html=True,
+            allow_tags=False,
+            latex_delimiters=[],
+            allow_file_downloads=False,
+            feedback_options=None,
+        ),
         label="Conversation about the picture",
-        show_label=False,
-        elem_id="vf-chat",
-        height=560,
-        buttons=[],
-        layout="bubble",
-        sanitize_html=True,
-        allow_tags=False,
-        latex_delimiters=[],
-        allow_file_downloads=False,
-        feedback_options=None,
         placeholder="### Ask about the picture\n\nDrop a picture. You get a verdict with its probabilities, "
         "the evidence behind it, and an explanation; then ask what you want to know.",
     )
     with gr.Row(visible=False, elem_id="vf-suggestions") as suggestions:
-        questions = tuple(gr.Button(text, size="sm", min_width=60, scale=0) for text in QUESTIONS)
-    box = MessageBox(
+        questions = tuple(
+            label(gr.Button(size="sm", min_width=60, scale=0), value=text) for text in QUESTIONS
+        )
+        compare = label(
+            gr.Button(size="sm", min_width=60, scale=0, visible=False, elem_id="vf-compare"),
+            value="Which of the two was edited?",
+        )
+    box = label(
+        MessageBox(
+            show_label=False,
+            sources=["upload"],
+            file_count="multiple",
+            file_types=PICTURES,
+            max_plain_text_length=2000,
+            elem_id="vf-box",
+        ),
         label="Your question",
-        show_label=False,
         placeholder="Ask about the evidence, or add another picture",
-        sources=["upload"],
-        file_count="multiple",
-        file_types=PICTURES,
-        max_plain_text_length=2000,
-        elem_id="vf-box",
     )
-    return {"chat": chat, "suggestions": suggestions, "questions": questions, "box": box}
+    return {
+        "chat": chat, "suggestions": suggestions, "questions": questions, "compare": compare, "box": box,
+    }  # fmt: skip
+
+
+def _served(file: Path) -> Path:
+    """A copy where files may be served from: the folder that the server was started in is not such a place."""
+    folder = Path(tempfile.mkdtemp(prefix="vlmforensics-examples-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(shutil.copy(file, folder / file.name))

@@ -10,11 +10,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmforensics.errors import SettingsError
+from vlmforensics.errors import MissingExtra, SettingsError
 from vlmforensics.settings import Settings
+from vlmforensics.ui.flow import Model
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 AUTH_VARIABLE = "VLMFORENSICS_AUTH"
 STATIC = Path(__file__).parent / "static"
+MOST_PICTURES = 8
+"""Pictures of the greatest size that one upload may hold together."""
+SCRIPTS = ("page.js", "viewer.js")
 
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
@@ -65,6 +70,7 @@ def launch(
     *,
     auth: tuple[str, str] | None = None,
     root_path: str | None = None,
+    mcp: bool = False,
 ) -> str:
     """Start serving in a background thread and return the address.
 
@@ -75,11 +81,17 @@ def launch(
         port: TCP port, 0 for a free one.
         auth: (user, password), or None.
         root_path: public path behind a proxy.
+        mcp: serve the endpoint as a tool of the Model Context Protocol too.
 
     Raises:
         SettingsError: reachable by others without ``auth``, or the port is in use.
+        MissingExtra: ``mcp`` without its package.
     """
     from vlmforensics.ui.layout import theme
+    from vlmforensics.ui.routes import install
+
+    if mcp and find_spec("mcp") is None:
+        raise MissingExtra('the MCP server needs the package mcp: pip install "gradio[mcp]"')
 
     if not is_loopback(host) and auth is None:
         raise SettingsError(
@@ -87,16 +99,18 @@ def launch(
             "or stay on 127.0.0.1"
         )
     try:
-        _, local, _ = blocks.launch(
+        app, local, _ = blocks.launch(
             server_name=host,
             server_port=port or _free_port(host),
             auth=auth,
             root_path=root_path,
             theme=theme(),
             css_paths=[STATIC / "page.css"],
-            head=f"<script>{(STATIC / 'page.js').read_text(encoding='utf-8')}</script>",
+            head="".join(
+                f"<script>{(STATIC / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS
+            ),
             favicon_path=STATIC / "icon.svg",
-            app_kwargs={"middleware": _middleware(host)},
+            app_kwargs={"middleware": _middleware(host, settings)},
             max_file_size=settings.max_bytes,
             blocked_paths=blocked_paths(),
             allowed_paths=[],
@@ -108,7 +122,7 @@ def launch(
             show_error=False,
             enable_monitoring=False,
             run_history=False,
-            mcp_server=False,
+            mcp_server=mcp,
             strict_cors=True,
             pwa=False,
             inbrowser=False,
@@ -117,6 +131,14 @@ def launch(
         raise SettingsError(
             f"{host}:{port} can't be served: the port is in use, or the address is not this machine's; try --port 0"
         ) from error
+    except ValueError as error:
+        if "localhost" not in str(error):
+            raise
+        raise SettingsError(
+            f"the page on {host} does not answer this machine itself in time: the machine is too busy, or "
+            "a proxy stands between; try again, or set NO_PROXY=127.0.0.1"
+        ) from error
+    install(app, blocks.vlmforensics_routes)  # type: ignore[attr-defined]
     return str(local)
 
 
@@ -134,6 +156,7 @@ def serve(
     *,
     auth: str | None,
     root_path: str | None,
+    mcp: bool = False,
     assistant_loader: Callable[[], Assistant] | None,
 ) -> None:
     """See ``vlmforensics.ui.serve``."""
@@ -149,7 +172,11 @@ def serve(
         # Uploads lie in a folder of this process, mode 0700, gone when it ends; gradio reads the name when it
         # makes components.
         os.environ["GRADIO_TEMP_DIR"] = folder
-        _serve_until_told(settings, host, port, pair, root_path, assistant_loader or _loader(settings))
+        loader = assistant_loader or _loader(settings)
+        # Behind a proxy, or a password, visitors are not who runs the page: its model is not theirs to change.
+        mine = is_loopback(host) and pair is None and not root_path and assistant_loader is None
+        model = Model(loader, (lambda changed: _loader(changed)()) if mine else None)
+        _serve_until_told(settings, host, port, pair, root_path, mcp, model)
 
 
 def _serve_until_told(
@@ -158,10 +185,10 @@ def _serve_until_told(
     port: int,
     auth: tuple[str, str] | None,
     root_path: str | None,
-    loader: Callable[[], Assistant],
+    mcp: bool,
+    model: Model,
 ) -> None:
     from vlmforensics.ui.app import build_app
-    from vlmforensics.ui.flow import Model
     from vlmforensics.ui.state import Sessions
 
     done = threading.Event()
@@ -170,9 +197,8 @@ def _serve_until_told(
     }
     sessions = Sessions()
     try:
-        model = Model(loader)
         blocks = build_app(model, settings, sessions)
-        address = launch(blocks, settings, host, port, auth=auth, root_path=root_path)
+        address = launch(blocks, settings, host, port, auth=auth, root_path=root_path, mcp=mcp)
         # Only now: importing the networks beside gradio would keep the page waiting.
         model.start()
         _say(f"vlmforensics is served on {address}  (Ctrl-C ends it)")
@@ -218,10 +244,17 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def _middleware(host: str) -> list[Any]:
+def _middleware(host: str, settings: Settings) -> list[Any]:
     from starlette.middleware import Middleware
 
-    out = [Middleware(_Headers)]
+    from vlmforensics.ui.guards import Guard, SlowLogin
+
+    # An upload may hold several pictures; each has its own limit behind this one.
+    out = [
+        Middleware(_Headers),
+        Middleware(Guard, max_upload=MOST_PICTURES * settings.max_bytes),
+        Middleware(SlowLogin),
+    ]
     if is_loopback(host):
         # A page elsewhere may point its own name at 127.0.0.1 (DNS rebinding); such a Host is not ours.
         out.append(Middleware(_LocalHost))
@@ -235,6 +268,9 @@ class _Headers:
         (b"content-security-policy", CONTENT_POLICY.encode()),
         (b"x-content-type-options", b"nosniff"),
         (b"referrer-policy", b"no-referrer"),
+        (b"x-frame-options", b"SAMEORIGIN"),
+        (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
+        (b"cross-origin-resource-policy", b"same-origin"),
     )
 
     def __init__(self, app: Any) -> None:

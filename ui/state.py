@@ -14,12 +14,40 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlmforensics.types import Report
+from vlmforensics.types import Box, Report
+from vlmforensics.ui.language import Words, words
 from vlmforensics.ui.uploads import Upload
+from vlmforensics.ui.views import Asked
+
+if TYPE_CHECKING:
+    from vlmforensics.ui.batches import Batch
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A region of a picture that a question is about.
+
+    Attributes:
+        case_id: of the picture.
+        box: upright pixels.
+        point: the click (x, y) that stands for it, or None where it was drawn.
+    """
+
+    case_id: str
+    box: Box
+    point: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A report with the regions that its visitor asked about."""
+
+    report: Report
+    asked: tuple[Asked, ...]
 
 
 @dataclass(eq=False)
@@ -29,12 +57,14 @@ class Turn:
     Attributes:
         uploads: the pictures.
         question: may be empty.
+        place: the region that it is about, or None for the whole picture.
         sent: the visitor's message in the conversation.
         reply: the assistant's message that is being written.
     """
 
     uploads: tuple[Upload, ...] = ()
     question: str = ""
+    place: Place | None = None
     sent: dict[str, Any] = field(default_factory=dict)
     reply: dict[str, Any] = field(default_factory=dict)
 
@@ -45,6 +75,10 @@ class Session:
 
     Attributes:
         cases: case id → report, oldest first.
+        asked: case id → regions that the visitor asked about.
+        crops: ids of the cases that are regions of others.
+        language: code of the page's language for this visitor.
+        batch: the run of the batch tab, or None.
         messages: the conversation as the chat component takes it.
         waiting: turns that were asked for and have not started.
         chains: chains of events (ask, run, settle) under way; with fewer chains than waiting turns, one was refused.
@@ -54,6 +88,10 @@ class Session:
     """
 
     cases: OrderedDict[str, Report] = field(default_factory=OrderedDict)
+    asked: dict[str, tuple[Asked, ...]] = field(default_factory=dict)
+    crops: set[str] = field(default_factory=set)
+    language: str = "en"
+    batch: Batch | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[Turn] = field(default_factory=list)
     chains: int = 0
@@ -62,6 +100,11 @@ class Session:
     closed: float | None = None
     _folder: tempfile.TemporaryDirectory[str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def t(self) -> Words:
+        """The words of the visitor's language."""
+        return words(self.language)
 
     def ask(self, turn: Turn | None, placeholder: str) -> None:
         """Begin a chain of events, with a turn where something was asked for; the reply reads ``placeholder``."""
@@ -115,11 +158,20 @@ class Session:
         self.cases[case_id] = report
         return case_id
 
+    def halt(self) -> None:
+        """End the run under way and the batch."""
+        self.stop.set()
+        if self.batch is not None:
+            self.batch.stop.set()
+
     def free(self) -> None:
         """End the run under way and forget everything."""
-        self.stop.set()
+        self.halt()
+        self.batch = None
         self.waiting.clear()
         self.cases.clear()
+        self.asked.clear()
+        self.crops.clear()
         self.messages.clear()
         if self._folder is not None:
             self._folder.cleanup()
@@ -142,7 +194,7 @@ class Sessions:
         self,
         *,
         most_sessions: int = 64,
-        most_cases: int = 6,
+        most_cases: int = 12,
         most_bytes: int = 2048 * MIB,
         time_to_live: float = 3600.0,
         grace: float = 30.0,
@@ -161,7 +213,13 @@ class Sessions:
         return len(self._sessions)
 
     def get(self, key: str) -> Session:
-        """The session of a tab, made where there is none."""
+        """The session of a tab, made where there is none.
+
+        A caller without a key (no browser sends none) gets an empty session that nobody finds again: all such callers
+        would otherwise share one.
+        """
+        if not key:
+            return Session()
         with self._lock:
             self._sweep()
             session = self._sessions.setdefault(key, Session())
@@ -176,13 +234,29 @@ class Sessions:
         """The report that a tab calls ``case_id``, or None where it is unknown or freed."""
         return self.get(key).cases.get(case_id) if case_id else None
 
+    def find(self, case_id: str) -> Kept | None:
+        """What is known under an id, whoever holds it: only who was given the id can ask."""
+        with self._lock:
+            for session in self._sessions.values():
+                report = session.cases.get(case_id)
+                if report is not None:
+                    return Kept(report, session.asked.get(case_id, ()))
+        return None
+
+    def forget_looks(self) -> None:
+        """Drop the networks' states: another model can't continue from them; it looks again when asked."""
+        with self._lock:
+            for session in self._sessions.values():
+                for report in session.cases.values():
+                    report.look = None
+
     def add(self, key: str, report: Report) -> str:
         """Remember a report in a tab's session, and free what no longer fits."""
         session = self.get(key)
         with self._lock:
             case_id = session.add(report)
             while len(session.cases) > self.most_cases:
-                session.cases.popitem(last=False)
+                session.asked.pop(session.cases.popitem(last=False)[0], None)
             self._fit(keep=report)
         return case_id
 
@@ -192,7 +266,7 @@ class Sessions:
             session = self._sessions.get(key)
             if session is None:
                 return
-            session.stop.set()
+            session.halt()
             session.closed = self._clock()
         timer = threading.Timer(self.grace + 0.1, self.sweep)
         timer.daemon = True
@@ -203,6 +277,7 @@ class Sessions:
         with self._lock:
             for session in self._sessions.values():
                 session.cases.pop(case_id, None)
+                session.asked.pop(case_id, None)
 
     def sweep(self) -> None:
         """Free what is over its time."""
@@ -237,6 +312,7 @@ class Sessions:
                 return
             if report is not keep:
                 del session.cases[name]
+                session.asked.pop(name, None)
                 total -= size_of(report)
 
 

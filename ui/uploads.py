@@ -96,6 +96,19 @@ class PictureFile(_Picture, gr.File, metaclass=_Quiet):
         return "file"
 
 
+class PictureFiles(_FilesOnly, gr.File, metaclass=_Quiet):
+    """A drop zone for many files; the value is a list of ``Upload``."""
+
+    def get_block_name(self) -> str:
+        """Front-end component to use."""
+        return "file"
+
+    def preprocess(self, payload: Any) -> Any:
+        """A list of ``Upload``, empty where there is no file."""
+        files = getattr(payload, "root", payload) or []
+        return [_upload(file) for file in (files if isinstance(files, list) else [files])]
+
+
 class PictureButton(_Picture, gr.UploadButton, metaclass=_Quiet):
     """A button that asks for one picture."""
 

@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping
 from vlmforensics.errors import VlmForensicsError
 from vlmforensics.report.text import printable, split_citations
 from vlmforensics.types import LABELS, Evidence, Reliability
+from vlmforensics.ui.language import ENGLISH, Words
 
 TITLES: Mapping[str, str] = {
     "real": "No sign of manipulation found",
@@ -47,12 +48,19 @@ SOURCES: Mapping[str, str] = {
     "npr": "Neighbouring pixels (NPR)",
     "crops": "Native-resolution crops",
     "whole": "Picture as a whole",
-    "cooccurrence": "Residual runs",
-    "copy_move": "Copied areas",
-    "texture_contrast": "Rich and poor texture",
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",
     "upsampling": "Upsampling traces",
+    "copy_move": "Copied areas",
+    "jpeg_votes": "JPEG grid votes",
+    "residual_clusters": "Residual statistics by part",
+    "cooccurrence": "Residual runs",
+    "cfa": "Demosaicing",
+    "cfa_part": "Demosaicing by part",
+    "chromatic": "Chromatic aberration",
+    "texture_contrast": "Rich and poor texture",
+    "thumbnail": "Embedded thumbnail",
+    "faces": "Sharpness of faces",
 }
 
 STAGES: Mapping[str, str] = {
@@ -74,24 +82,27 @@ def escape(text: str) -> str:
     return html.escape(printable(text, limit=4000), quote=True)
 
 
-def chat_text(text: str, known: Container[str] = ()) -> str:
+def chat_text(text: str, known: Container[str] = (), case: str = "") -> str:
     """Text of a model or of a file as Markdown that shows it literally, citations of known evidence linked.
 
-    Marks that Markdown acts upon become numeric entities, so that neither a picture (which would load!), nor HTML,
-    nor a link can arise from it.
+    A link names the ``case`` too, for a conversation may be about several pictures. Marks that Markdown acts upon
+    become numeric entities, so that neither a picture (which would load!), nor HTML, nor a link can arise from it.
     """
     parts = []
     for paragraph in re.split(r"\n\s*\n", text.strip()):
-        lines = [_chat_line(printable(line.strip(), limit=4000), known) for line in paragraph.splitlines()]
+        lines = [
+            _chat_line(printable(line.strip(), limit=4000), known, case) for line in paragraph.splitlines()
+        ]
         parts.append("\n".join(line for line in lines if line))
     return "\n\n".join(part for part in parts if part)
 
 
-def _chat_line(line: str, known: Container[str]) -> str:
+def _chat_line(line: str, known: Container[str], case: str) -> str:
     shown = []
     for piece, cited in split_citations(line):
         if cited and all(name in known for name in cited):
-            shown.append(" ".join(f"[{name}](#evidence-{name})" for name in cited))
+            of = f"~{case}" if case else ""
+            shown.append(" ".join(f"[{name}](#evidence-{name}{of})" for name in cited))
         else:
             shown.append(_literal(piece))
     return "".join(shown)
@@ -109,23 +120,35 @@ def _literal(text: str) -> str:
     return _MARKDOWN.sub(lambda found: "".join(f"&#{ord(character)};" for character in found.group()), text)
 
 
-def source_name(source: str) -> str:
+def source_name(source: str, t: Words = ENGLISH) -> str:
     """A source's name for readers."""
-    return SOURCES.get(source, source.replace("_", " ").replace("-", " ").capitalize())
+    return t(SOURCES.get(source, source.replace("_", " ").replace("-", " ").capitalize()))
 
 
-def stage_name(stage: str) -> str:
+def stage_name(stage: str, t: Words = ENGLISH) -> str:
     """A stage of the examination for readers."""
-    return STAGES.get(stage, stage.replace("_", " ").capitalize())
+    return t(STAGES.get(stage, stage.replace("_", " ").capitalize()))
 
 
-def right_on(reliability: Reliability) -> str:
+def right_on(reliability: Reliability, t: Words = ENGLISH) -> str:
     """How often a source is right: ``right on 83 % of 512 validation pictures (80–86 %)``."""
-    low, high = 100 * reliability.low, 100 * reliability.high
-    return (
-        f"right on {100 * reliability.balanced_accuracy:.0f} % of {reliability.n:,} validation pictures "
-        f"({low:.0f}–{high:.0f} %)"
+    return t(
+        "right on {share} % of {n} validation pictures ({low}–{high} %)",
+        share=f"{100 * reliability.balanced_accuracy:.0f}",
+        n=f"{reliability.n:,}",
+        low=f"{100 * reliability.low:.0f}",
+        high=f"{100 * reliability.high:.0f}",
     )
+
+
+def strength(text: str, t: Words = ENGLISH) -> str:
+    """Fusion's words for a finding's strength (``moderate support for synthetic``), labels as the page names them."""
+    found = re.fullmatch(r"(.+) (for|against) (real|synthetic|tampered)", text)
+    if found is None:
+        return t(text)
+    label = t(LABEL_NAMES[found[3]])
+    way = t("for “{label}”", label=label) if found[2] == "for" else t("against “{label}”", label=label)
+    return f"{t(found[1])} {way}"
 
 
 def weight_for(evidence: Evidence, label: str) -> float:
@@ -140,13 +163,15 @@ def favours(evidence: Evidence) -> str | None:
     return best if weight_for(evidence, best) >= _TINY else None
 
 
-def error_sentence(error: BaseException, file: str) -> str:
+def error_sentence(error: BaseException, file: str, t: Words = ENGLISH) -> str:
     """One sentence (or two) for a reader: what went wrong with ``file`` and what can be done."""
     if isinstance(error, VlmForensicsError):
         message = error.message[:1].upper() + error.message[1:]
         stop = "" if message.endswith((".", "!", "?")) else "."
         return f"{file}: {message}{stop}" if file else f"{message}{stop}"
-    return (
-        f"{file or 'This picture'}: something broke on our side ({type(error).__name__}), and the picture was not "
-        "judged. The program's log has the details; please report it."
+    return t(
+        "{file}: something broke on our side ({kind}), and the picture was not judged. The program's log has the "
+        "details; please report it.",
+        file=file or t("This picture"),
+        kind=type(error).__name__,
     )

@@ -325,7 +325,7 @@ def test_ui_gets_its_arguments(monkeypatch):
     )
     assert run(app, ["ui", "--port", "0", "--model", "fakevlm"]).exit_code == 0
     asked = {"model": "fakevlm", "host": "127.0.0.1", "port": 0}
-    assert seen == {**asked, "auth": None, "root_path": None}
+    assert seen == {**asked, "auth": None, "root_path": None, "mcp": False}
 
 
 def test_rooms_of_their_own_get_the_rest_of_the_line(monkeypatch):

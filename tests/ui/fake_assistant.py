@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -34,22 +35,31 @@ class FakeAssistant:
     def __init__(self, settings, *, stage_seconds=0.0, word_seconds=0.0):
         self.settings = settings
         self.model = ModelInfo("compact", "0.1.0", "ab" * 32, "cd" * 32, settings.sha256)
+        self.backbone = SimpleNamespace()  # writes one text at a time
         self.stage_seconds = stage_seconds
         self.word_seconds = word_seconds
         self.running = 0
         self.most_running = 0
         self._lock = threading.Lock()
 
-    def examine(self, source, *, file=None, progress=None):
+    def examine(self, source, *, file=None, progress=None, for_text=True):
         with self._counted():
             case = None
             for stage in STAGES:
                 if progress is not None:
                     progress(stage)
                 if stage == "decoding":
-                    case = imaging.open_case(Path(source), file=file, settings=self.settings)
+                    given = source if isinstance(source, bytes) else Path(source)
+                    case = imaging.open_case(given, file=file, settings=self.settings)
                 time.sleep(self.stage_seconds)
             return judge(case, self.model)
+
+    def locate(self, report, *, box=None, points=()):
+        if box is None:
+            x, y = (int(value) for value in points[0])
+            box = Box(max(0, x - 20), max(0, y - 20), x + 20, y + 20)
+        soft = _blob(*report.case.upright.shape[:2], box)
+        return Mask(soft, soft > 0.5, (box,), (0.8,), 0.5)
 
     def explain(self, report, *, stop=None):
         cited = " ".join(f"{item.statement[:-1]} [{item.id}]." for item in report.evidence[:3])
@@ -62,6 +72,11 @@ class FakeAssistant:
         text = f"{lead} [{', '.join(item.id for item in report.evidence[:2])}]. {cited}"
         said = yield from self._words(text, stop)
         report.explanation = Explanation(said, sentences=4)
+
+    def explain_many(self, reports, *, stop=None):
+        for report in reports:
+            for _ in self.explain(report, stop=stop):
+                pass
 
     def ask(self, report, question, *, stop=None):
         return "".join(self.ask_stream(report, question, stop=stop))
@@ -175,6 +190,7 @@ def _verdict(evidence, *, unsure, clear):
         alpha=0.01,
         leading=leading,
         mask_agreement="The region and the verdict agree." if clear else None,
+        ruled_out_below={"real": 0.12, "synthetic": 0.3, "tampered": 0.35},
     )
 
 

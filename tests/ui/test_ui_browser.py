@@ -94,18 +94,29 @@ def test_from_a_dropped_picture_to_a_saved_report(visit, pictures):
         assert tab.locator(f"tr#evidence-{name}").is_visible()
     shown = tab.get_by_role("img", name=re.compile("splice.jpg. Suspect: one region"))
     shown.wait_for()
-    assert shown.evaluate("image => image.naturalWidth") == 480
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 480
     visitor.idle()
     explanation = visitor.chat().get_by_role("link", name="E2").first
     explanation.click()
     tab.wait_for_function("document.activeElement?.id === 'evidence-E2'")
 
-    marked = shown.get_attribute("src")
-    tab.get_by_role("button", name="Show E3 on the picture").click()
-    other = tab.get_by_role("img", name=re.compile("splice.jpg. E3, Noise"))
-    other.wait_for()
-    assert other.get_attribute("src") != marked
-    assert tab.get_by_role("radio", name="E3 Noise consistency").is_checked()
+    marks = tab.locator(".vf-marks")
+    marked = marks.get_attribute("src")
+    show = tab.get_by_role("button", name="Show E3 on the picture")
+    show.click()
+    tab.get_by_role("img", name=re.compile("Suspect: one region.*E3, Noise")).wait_for()
+    assert show.get_attribute("aria-pressed") == "true"
+    assert tab.get_by_role("checkbox", name="E3 Noise consistency").is_checked()
+    tab.get_by_role("checkbox", name="Suspect region").uncheck()
+    tab.get_by_role("img", name=re.compile("splice.jpg. E3, Noise")).wait_for()
+    assert marks.get_attribute("src") != marked
+
+    tab.get_by_role("searchbox", name="Filter").fill("noise")
+    assert tab.locator("tr[id^=evidence-]:visible").count() == 1
+    tab.get_by_role("searchbox", name="Filter").fill("")
+    tab.get_by_role("combobox", name="Show").select_option("placed")
+    assert tab.locator("tr[id^=evidence-]:visible").count() == 3
+    tab.get_by_role("combobox", name="Show").select_option("")
 
     tab.get_by_role("button", name="Weight").click()
     tab.get_by_role("button", name="Weight").click()
@@ -183,6 +194,15 @@ def test_a_phone_with_the_keyboard_alone(visit, pictures):
     tab.get_by_role("button", name="Show E2 on the picture").focus()
     tab.keyboard.press("Enter")
     tab.get_by_role("img", name=re.compile("E2, Blending")).wait_for()
+    ask = tab.get_by_role("button", name="Ask about a region")
+    ask.focus()
+    tab.keyboard.press("Enter")
+    for corner, pixels in (("left", "60"), ("top", "40"), ("right", "360"), ("bottom", "260")):
+        tab.get_by_role("spinbutton", name=corner).fill(pixels)
+    tab.keyboard.press("Enter")
+    visitor.chat().get_by_text("x 60–360, y 40–260 (300 × 220 pixels), examined by itself").wait_for()
+    visitor.idle()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     unnamed = tab.evaluate(
         """() => [...document.querySelectorAll('button, input:not([type=hidden]), textarea, a[href]')]
             .filter((part) => part.checkVisibility?.() && !part.closest('footer'))
@@ -207,7 +227,133 @@ def test_stop_and_a_second_picture(visit, pictures, page, monkeypatch):
     visitor.drop(pictures("plain.jpg"))
     visitor.verdict("plain")
     visitor.idle()
+    visitor.chat().get_by_role("link", name="E1").first.click()  # of the picture that is not shown
+    visitor.verdict("splice")
+    tab.wait_for_function("document.activeElement?.id === 'evidence-E1'")
+    tab.get_by_role("radio", name="2. plain.jpg").check()
+    visitor.verdict("plain")
+    tab.get_by_role("button", name="Which of the two was edited?").click()
+    visitor.chat().get_by_text("A is likelier to be tampered with").wait_for()
+    visitor.idle()
     tab.get_by_role("radio", name="1. splice.jpg").check()
     visitor.verdict("splice")
     tab.get_by_role("button", name="Why?").click()
     visitor.chat().get_by_text("You asked “Why?” about splice.jpg").wait_for()
+
+
+def test_the_viewer_zooms_compares_and_asks(visit, pictures):
+    visitor = visit()
+    tab = visitor.tab
+    visitor.drop(pictures("splice.jpg"))
+    visitor.verdict("splice")
+    visitor.idle()
+    scale = tab.locator(".vf-scale")
+    tab.get_by_role("button", name="Pixels").click()
+    assert scale.inner_text() == "400 %"
+    assert tab.locator(".vf-whole").evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    frame = tab.locator(".vf-frame")
+    frame.focus()
+    before = tab.locator(".vf-sheet").get_attribute("style")
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator(".vf-sheet").get_attribute("style") != before
+    tab.keyboard.press("0")
+    assert float(scale.inner_text().split()[0]) < 400
+    for name, value in (("Opacity of the marks", "0.4"), ("Before and after", "inset")):
+        slider = tab.get_by_role("slider", name=name)
+        slider.fill("40")
+        assert value in tab.locator(".vf-marks").get_attribute("style")
+    tab.get_by_role("slider", name="Before and after").fill("0")
+    tab.get_by_role("button", name="Ask about a region").click()
+    box = frame.bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.25)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.75, steps=3)
+    tab.mouse.up()
+    assert tab.get_by_role("spinbutton", name="right").input_value() != "0"
+    tab.get_by_role("textbox", name=re.compile("Question")).fill("Was this pasted?")
+    tab.get_by_role("button", name="Examine this region").click()
+    visitor.chat().get_by_text("examined by itself at its own resolution: Tampered with").wait_for()
+    visitor.chat().get_by_text("You asked “Was this pasted? (").wait_for()
+    visitor.idle()
+    tab.get_by_role("img", name=re.compile("splice.jpg. Your region 1")).wait_for()
+    _, html = _save(visitor, "Save report (HTML)")
+    assert b"examined by itself" in html
+    assert visitor.complaints == []
+
+
+def test_a_batch_in_the_browser(visit, pictures, picture_bytes):
+    visitor = visit()
+    tab = visitor.tab
+    tab.get_by_role("tab", name="Batch").click()
+    names = ("splice.jpg", "render.jpg", "unsure.jpg")
+    with tab.expect_file_chooser() as chooser:
+        tab.get_by_role("button", name="Choose pictures or ZIP").click()
+    chooser.value.set_files([pictures(name, picture_bytes + name.encode()) for name in names])
+    tab.get_by_text("render.jpg").first.wait_for()
+    tab.get_by_role("button", name="Examine all").click()
+    tab.get_by_text("3 of 3 pictures · done").wait_for()
+    tab.get_by_role("button", name="Wholly synthetic").click()
+    tab.get_by_role("button", name="Wholly synthetic").click()
+    rows = tab.locator("#vf-batch-table tbody tr")
+    assert rows.first.get_attribute("data-file") == "render.jpg"
+    name, data = _save(visitor, "Save JSON lines")
+    assert name.endswith(".jsonl")
+    assert len(data.splitlines()) == 3
+    name, data = _save(visitor, "Save CSV")
+    assert b"render.jpg" in data
+    tab.get_by_role("button", name="Open splice.jpg in the conversation").click()
+    visitor.verdict("splice")
+    visitor.idle()
+    assert visitor.complaints == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_no_serious_violation(visit, pictures, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    visitor = visit(color_scheme=scheme)
+    tab = visitor.tab
+    tab.set_viewport_size({"width": width, "height": 900})
+
+    def serious():
+        found = axe.run(tab, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}).response
+        return [
+            (item["id"], node["target"], node.get("failureSummary", "")[:300])
+            for item in found["violations"]
+            if item["impact"] in {"serious", "critical"}
+            for node in item["nodes"]
+        ]
+
+    assert serious() == []
+    visitor.drop(pictures("unsure.jpg"))
+    visitor.verdict("unsure")
+    visitor.idle()
+    tab.get_by_role("button", name="Ask about a region").click()
+    assert serious() == []
+    for name in ("Batch", "Settings"):
+        tab.get_by_role("tab", name=name).click()
+        tab.locator("#vf-batch-intro h2, .vf-title").last.wait_for()
+        assert serious() == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_german_and_dark_are_kept_for_the_visitor(visit, pictures):
+    visitor = visit()
+    tab = visitor.tab
+    visitor.drop(pictures("splice.jpg"))
+    visitor.verdict("splice")
+    visitor.idle()
+    tab.get_by_role("tab", name="Settings").click()
+    tab.get_by_role("radio", name="dark").check()
+    tab.wait_for_function("document.body.classList.contains('dark')")
+    tab.get_by_role("radio", name="Deutsch").check()
+    tab.get_by_role("tab", name="Untersuchen").click()
+    tab.get_by_role("heading", name="Bearbeitet", exact=True).wait_for()
+    tab.get_by_role("button", name="Maske speichern (PNG)").wait_for()
+    tab.get_by_role("textbox", name="Your question").wait_for()
+    assert tab.evaluate("document.documentElement.lang") == "de"
+    tab.get_by_role("button", name="Warum?").click()
+    visitor.chat().get_by_text("You asked “Why?” about splice.jpg").wait_for()
+    visitor.idle()
+    tab.reload()
+    tab.wait_for_function("document.body.classList.contains('dark')")
+    assert visitor.complaints == []

@@ -10,8 +10,10 @@ import pytest
 
 pytest.importorskip("gradio", reason="the ui extra is not installed")
 
+from vlmforensics import imaging
 from vlmforensics.errors import UnsupportedImage
-from vlmforensics.ui import cards, views, words
+from vlmforensics.types import Box
+from vlmforensics.ui import cards, panels, views, words
 
 HOSTILE = '<img src=x onerror=alert(1)> ![](http://example.org/x.png) {{x}} ${y} "quoted" \u202e\x00'
 
@@ -24,7 +26,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in {"img", "br", "path", "circle"}:
+        if tag not in {"img", "br", "path", "circle", "input"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -72,7 +74,7 @@ def test_leaving_evidence_out_is_exact(report):
 
 def test_every_finding_has_a_row_that_citations_reach(report):
     case = report("splice.jpg")
-    table = cards.evidence_table(case, {"E2"})
+    table = panels.evidence_table(case, {"E2"})
     ids = [attrs["id"] for tag, attrs in Tags(table).tags if tag == "tr" and "id" in attrs]
     assert ids == [f"evidence-{item.id}" for item in case.evidence]
     shown = [attrs["data-overlay"] for tag, attrs in Tags(table).tags if "data-overlay" in attrs]
@@ -89,15 +91,18 @@ def test_hostile_text_stays_text_in_cards(report):
     case.evidence = (replace(case.evidence[0], statement=HOSTILE + ".", strength=HOSTILE), *case.evidence[1:])
     for html in (
         cards.verdict_card(case),
-        cards.evidence_table(case, {"E1"}),
-        cards.metadata(case),
-        cards.details(case),
+        panels.evidence_table(case, {"E1"}),
+        panels.metadata(case),
+        panels.credentials(case),
+        panels.generation(case),
+        panels.viewer(case, HOSTILE),
+        panels.details(case),
         cards.stage_card(HOSTILE, [HOSTILE]),
         cards.refused_card(HOSTILE),
         cards.header(HOSTILE, "ready"),
     ):
         parsed = Tags(html)
-        assert not [tag for tag, _ in parsed.tags if tag in {"img", "script"}]
+        assert not [tag for tag, attrs in parsed.tags if tag == "script" or (tag == "img" and "src" in attrs)]
         assert parsed.open == []
         assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
         assert "\u202e" not in html
@@ -124,19 +129,46 @@ def test_errors_are_sentences():
     assert defect.startswith("b.jpg: ")
 
 
+def test_bands_say_in_words_what_is_ruled_out(report):
+    card = cards.verdict_card(report("unsure.jpg"))
+    states = re.findall(r'class="vf-p-state">([^<]*)<', card)
+    assert states == ["ruled out", "ruled out", "possible; ruled out below 35\u00a0%"]
+    assert '<b style="width:35.00%">' in card
+
+
+def test_a_citation_in_the_conversation_names_its_picture():
+    assert words.chat_text("So [E1].", {"E1"}, "case-7") == "So [E1](#evidence-E1~case-7)."
+
+
 def test_views_draw_inside_the_region_only(report):
     case = report("splice.jpg")
-    assert [key for _, key in views.choices(case)] == ["region", "E2", "E3", "E6", "plain"]
-    view = views.draw(case, "region")
-    assert (view.drawn != view.plain).any()
+    assert [layer.key for layer in views.layers(case)] == ["region", "E2", "E3", "E6"]
+    drawn = _rgba(views.marks(case, ["region"]))
     box = case.mask.boxes[0]
-    assert (view.drawn[: box.y0 - 20] == view.plain[: box.y0 - 20]).all()
-    assert "one region" in view.caption
-    plain = views.draw(case, "no such thing")
-    assert (plain.drawn == plain.plain).all()
+    assert drawn[box.y0 : box.y1, box.x0 : box.x1, 3].any()
+    assert not drawn[: box.y0 - 20, :, 3].any()
+    assert not _rgba(views.marks(case, ["no such thing"]))[..., 3].any()
+    both = _rgba(views.marks(case, ["region", "E3"]))
+    assert (both[..., 3] >= drawn[..., 3]).all()
 
 
-def test_large_pictures_are_reduced_for_the_page(report, monkeypatch):
+def test_the_whole_picture_is_exact_unless_reduced(report, monkeypatch):
     case = report("splice.jpg")
+    data, kind = views.whole(case)
+    assert kind == "image/png"
+    assert (imaging.decode_trusted(data) == case.case.upright).all()
     monkeypatch.setattr(views, "SIDE", 100)
-    assert views.draw(case, "region").drawn.shape[:2] == (67, 100)
+    data, kind = views.whole(case)
+    assert kind == "image/jpeg"
+    assert imaging.decode_trusted(data).shape[:2] == (67, 100)
+    assert _rgba(views.marks(case, ["region"])).shape[:2] == (67, 100)
+    piece = imaging.decode_trusted(views.piece(case, Box(10, 20, 60, 50)))
+    assert (piece == case.case.upright[20:50, 10:60]).all()
+
+
+def _rgba(data):
+    from io import BytesIO
+
+    import matplotlib.image
+
+    return (matplotlib.image.imread(BytesIO(data)) * 255).round().astype(int)

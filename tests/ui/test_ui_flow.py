@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -86,11 +85,12 @@ def test_a_visitor_who_leaves_frees_the_model(assistant, pictures):
     pieces = model.explain(report, threading.Event())
     next(pieces)
     pieces.close()
-    start = time.monotonic()
+    assistant.word_seconds = 0
     *_, other = model.examine(pictures("b.jpg"), "b.jpg", threading.Event())
     assert other.file == "b.jpg"
-    assert time.monotonic() - start < 5
     assert assistant.most_running == 1
+    said = report.explanation.text
+    assert len(said) < len("".join(model.explain(report, threading.Event()))), "it was not spoken to its end"
 
 
 def test_turns_run_in_order_and_keep_their_own_replies():
@@ -158,13 +158,12 @@ def test_text_has_contrast(scheme):
 
 
 def test_stop_does_not_wait_for_a_long_stage(assistant, pictures):
-    assistant.stage_seconds = 3
+    assistant.stage_seconds = 20
     stop = threading.Event()
     items = Model(lambda: assistant).start().examine(pictures("a.jpg"), "a.jpg", stop)
     while next(items) != "decoding":
         pass
     stop.set()
-    start = time.monotonic()
     with pytest.raises(Stopped):
         list(items)
-    assert time.monotonic() - start < 2.5
+    assert assistant.running == 1, "the stage goes on behind it"

@@ -18,7 +18,9 @@ import httpx
 from vlmforensics.errors import SettingsError
 from vlmforensics.settings import Settings
 from vlmforensics.ui import serve
-from vlmforensics.ui.server import is_loopback, parse_auth
+from vlmforensics.ui.app import build_app
+from vlmforensics.ui.server import is_loopback, launch, parse_auth
+from vlmforensics.ui.state import Sessions
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]"])
@@ -68,6 +70,47 @@ def test_a_foreign_name_for_this_address_is_refused(page):
 def test_files_of_the_machine_are_not_served(page, path):
     answer = httpx.get(f"{page.url}gradio_api/file={path}", trust_env=False)
     assert answer.status_code == 403
+
+
+def test_health(page):
+    answer = httpx.get(f"{page.url}health", trust_env=False)
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "ok"
+
+
+def test_pictures_are_shown_to_who_knows_their_id_only(page, report):
+    case = report("splice.jpg")
+    case_id = page.sessions.add("tab-of-a-test", case)
+    address = f"{page.url}vf/{case_id}"
+    assert httpx.get(f"{address}/whole", trust_env=False).content.startswith(b"\x89PNG")
+    marks = httpx.get(f"{address}/marks?show=region,E2,nonsense", trust_env=False)
+    assert marks.headers["content-type"] == "image/png"
+    assert "no-store" in marks.headers["cache-control"]
+    assert httpx.get(f"{address}/piece?x0=1&y0=1&x1=40&y1=30", trust_env=False).status_code == 200
+    for wrong in ("x0=1&y0=1&x1=1&y1=30", "x0=a&y0=1&x1=2&y1=3", "", "x0=9999&y0=0&x1=10000&y1=5"):
+        assert httpx.get(f"{address}/piece?{wrong}", trust_env=False).status_code == 400
+    page.sessions.drop(case_id)
+    assert httpx.get(f"{address}/whole", trust_env=False).status_code == 404
+    assert httpx.get(f"{page.url}vf/{'x' * 16}/whole", trust_env=False).status_code == 404
+
+
+def test_a_password_covers_the_pictures_too(fake_assistant, report, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    settings, sessions = Settings(), Sessions()
+    blocks = build_app(lambda: fake_assistant(settings), settings, sessions)
+    try:
+        url = launch(blocks, settings, port=0, auth=("anna", "long enough"))
+        case_id = sessions.add("tab", report("splice.jpg"))
+        with httpx.Client(trust_env=False) as client:
+            assert client.get(f"{url}vf/{case_id}/whole").status_code == 401
+            assert client.get(f"{url}health").status_code == 200
+            assert (
+                client.post(f"{url}login", data={"username": "anna", "password": "wrong"}).status_code == 400
+            )
+            client.post(f"{url}login", data={"username": "anna", "password": "long enough"})
+            assert client.get(f"{url}vf/{case_id}/whole").status_code == 200
+    finally:
+        blocks.close(verbose=False)
 
 
 def test_monitoring_is_off(page):

@@ -225,6 +225,7 @@ def ui(
         str | None, typer.Option(help="USER:PASSWORD asked of every visitor; better as VLMFORENSICS_AUTH.")
     ] = None,
     root_path: Annotated[str | None, typer.Option(help="Public path behind a reverse proxy.")] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Serve the endpoint to MCP clients too.")] = False,
     model: Model = None,
     alpha: Alpha = None,
     calibration: CalibrationFile = None,
@@ -242,7 +243,7 @@ def ui(
         file=settings_file, model=model, alpha=alpha, calibration=calibration, offline=offline, device=device,
         adapter=adapter, quantize=quantize,
     )  # fmt: skip
-    import_module("vlmforensics.ui").serve(settings, host, port, auth=auth, root_path=root_path)
+    import_module("vlmforensics.ui").serve(settings, host, port, auth=auth, root_path=root_path, mcp=mcp)
 
 
 @app.command()
