@@ -24,6 +24,7 @@ from vlmforensics.ui.layout import EXAMPLES, HERE, QUESTIONS, Labels, Parts
 from vlmforensics.ui.options import OptionsTab
 from vlmforensics.ui.state import Place, Session, Sessions, Turn
 from vlmforensics.ui.uploads import Message, Upload
+from vlmforensics.ui.whole import WholeUpdates
 from vlmforensics.ui.words import chat_text, error_sentence, stage_name
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """Lay the page out and connect it."""
         # delete_cache: sweep files older than an hour, every ten minutes
-        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        with WholeUpdates(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
             self.header = gr.HTML(cards.header(self.model.status, self.model.state), elem_id="vf-header")
             self.timer = gr.Timer(1.5)
             with gr.Tabs(elem_id="vf-tabs") as self.tabs:

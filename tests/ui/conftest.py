@@ -92,7 +92,7 @@ def page(fake_assistant, tmp_path_factory):
     del os.environ["GRADIO_TEMP_DIR"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:

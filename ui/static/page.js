@@ -85,6 +85,7 @@
       if (table.dataset.keepSort) {
         const down = button.closest('th').getAttribute('aria-sort') === 'descending';
         sorted[table.dataset.keepSort] = { key: button.dataset.sort, down };
+        table.dataset.sorted = '1';
       }
     }
     if (event.target.closest('button[data-overlay]')) {
@@ -113,6 +114,7 @@
         if (part.getAttribute('aria-label') !== text) part.setAttribute('aria-label', text);
       });
     });
+    document.querySelectorAll('.empty[aria-label]:not([role])').forEach((part) => part.setAttribute('role', 'img'));
     const language = document.querySelector('.vf-header')?.dataset.lang;
     if (language && document.documentElement.lang !== language) document.documentElement.lang = language;
     resort();
@@ -122,7 +124,9 @@
     try { mode = localStorage.getItem('vlmforensics-looks'); } catch { /* as the system */ }
     if (mode) looks(mode);
     name();
-    new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+    // an update in place takes the mark of a sorted table away
+    const watched = { childList: true, subtree: true, attributeFilter: ['data-sorted'] };
+    new MutationObserver(name).observe(document.body, watched);
   };
   if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', watch);
   else watch();
