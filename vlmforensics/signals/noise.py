@@ -163,7 +163,10 @@ class NoiseInconsistency:
                 f"A part is {kind} than other parts of like brightness and texture ({measured}; {typical})."
             )
         else:
-            text = f"Noise is even over parts of like brightness and texture (strongest group {measured}; {typical})."
+            text = (
+                f"No part stands out by its noise from parts of like brightness and texture (at most {measured}, "
+                f"below the {FOUND:.1f} that mark a part; {typical})."
+            )
         recompute = {
             "version": self.version,
             "window": [left, top, int(window.shape[1]), int(window.shape[0])],
