@@ -1,23 +1,6 @@
-"""Loads the scripted parts that several rooms' tests share."""
-
-import importlib.util
-import sys
-from pathlib import Path
+"""A tiny checkpoint to train on."""
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def fakes():
-    """The module ``tests/fakes.py``."""
-    name = "vlmforensics_test_fakes"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "fakes.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
 
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}"

@@ -12,7 +12,7 @@ def fakes():
     """The module ``tests/fakes.py``."""
     name = "vlmforensics_test_fakes"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "fakes.py")
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("fakes.py"))
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
