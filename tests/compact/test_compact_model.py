@@ -456,3 +456,20 @@ def test_yes_and_no_are_scored_by_the_first_token_after_the_question(parts, back
     expected = torch.logsumexp(logits[yes], 0) - torch.logsumexp(logits[no], 0)
     assert found[1] == pytest.approx(float(expected), abs=1e-3)
     assert found[0] != found[1]
+
+
+def test_replies_written_together_equal_those_written_alone(backbone, pictures):
+    looks = [backbone.look(picture, (HINT,) * (row % 2)) for row, picture in enumerate(pictures)]
+    asked = ["Describe the picture.", "Explain at length what can be seen in it.", "Why?"][: len(looks)]
+    prefixes = ["The picture ", "", "It shows "][: len(looks)]
+    alone = [
+        "".join(backbone.narrate(look, ask, prefix=prefix, max_new_tokens=6))
+        for look, ask, prefix in zip(looks, asked, prefixes, strict=True)
+    ]
+    assert backbone.narrate_many(looks, asked, prefixes, max_new_tokens=6) == alone
+    cut = backbone.narrate_many(
+        looks, asked, prefixes, max_new_tokens=6, enough=lambda row, text: row == 1 and bool(text)
+    )
+    assert [cut[0], cut[2]] == [alone[0], alone[2]]
+    assert alone[1].startswith(cut[1])
+    assert len(cut[1]) < len(alone[1])

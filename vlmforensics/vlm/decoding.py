@@ -14,6 +14,8 @@ LOOP_TOKENS = 24
 """Tokens that a repetition must fill, thrice over, to count as one: lists and numbers repeat harmlessly."""
 Step = Callable[[Sequence[int]], torch.Tensor]
 """Feeds token ids to the model after all that it has seen; returns the logits (V,) of the next token."""
+StepMany = Callable[[Sequence[int], Sequence[Sequence[int]]], torch.Tensor]
+"""Feeds each of some rows its token ids, after all that the row has seen; returns their next logits (rows, V)."""
 
 
 class PieceDecoder:
@@ -55,6 +57,42 @@ class PieceDecoder:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+class Reply:
+    """A reply that grows by the likeliest token, until an end token, the bound or a loop.
+
+    Args:
+        decoder: set up with the forced prefix.
+        ends: ids that end the reply.
+        banned: ids that may never be generated (control tokens).
+        max_new_tokens: upper bound on generated tokens.
+
+    Attributes:
+        said: the tokens so far, without the one that ended it.
+        done: True where nothing more comes.
+    """
+
+    def __init__(
+        self, decoder: PieceDecoder, *, ends: Sequence[int], banned: Sequence[int] = (), max_new_tokens: int
+    ) -> None:
+        self.decoder = decoder
+        self.said: list[int] = []
+        self.done = max_new_tokens <= 0
+        self._ends, self._most = frozenset(ends), max_new_tokens
+        self._never = sorted(set(banned) - set(ends))
+
+    def take(self, logits: torch.Tensor) -> str:
+        """Text that has become certain with the likeliest of the next tokens, logits (V,); may be empty."""
+        allowed = logits.clone()  # a tensor of inference mode may not be written to
+        allowed[self._never] = float("-inf")
+        token = int(allowed.argmax())
+        if token in self._ends:
+            self.done = True
+            return ""
+        self.said.append(token)
+        self.done = len(self.said) >= self._most or in_a_loop(self.said)
+        return self.decoder.push(token)
+
+
 def stream_greedily(
     step: Step,
     prompt: Sequence[int],
@@ -80,26 +118,43 @@ def stream_greedily(
     """
     if stop is not None and stop():
         return
-    never = sorted(set(banned) - set(ends))
-    feed, said = list(prompt), list[int]()
-    for _ in range(max_new_tokens):
-        logits = step(feed).clone()  # a tensor of inference mode may not be written to
-        logits[never] = float("-inf")
-        token = int(logits.argmax())
-        if token in ends:
-            break
-        piece = decoder.push(token)
+    reply = Reply(decoder, ends=ends, banned=banned, max_new_tokens=max_new_tokens)
+    feed = list(prompt)
+    while not reply.done:
+        piece = reply.take(step(feed))
         if piece:
             yield piece
-        said.append(token)
-        if in_a_loop(said):
-            break
         if stop is not None and stop():
             break
-        feed = [token]
+        feed = reply.said[-1:]
     tail = decoder.finish()
     if tail:
         yield tail
+
+
+def write_together(
+    step: StepMany,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Reply],
+    enough: Callable[[int, str], bool],
+) -> list[str]:
+    """Write several replies greedily, one token each at a time; a row that is done is not fed any more.
+
+    Args:
+        step: the model.
+        prompts: ids fed first, per row.
+        replies: empty yet, one per row.
+        enough: asked with row and text so far after each token; true ends that row.
+    """
+    texts = [""] * len(replies)
+    rows = [row for row, reply in enumerate(replies) if not reply.done]
+    feed = [prompts[row] for row in rows]
+    while rows:
+        for row, logits in zip(rows, step(rows, feed), strict=True):
+            texts[row] += replies[row].take(logits)
+        rows = [row for row in rows if not replies[row].done and not enough(row, texts[row])]
+        feed = [replies[row].said[-1:] for row in rows]
+    return [text + reply.decoder.finish() for text, reply in zip(texts, replies, strict=True)]
 
 
 def in_a_loop(tokens: Sequence[int]) -> bool:
