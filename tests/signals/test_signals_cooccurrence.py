@@ -38,7 +38,7 @@ def test_symmetries(change):
 
 def test_classes():
     for length, number in ((3, 10), (4, 25)):
-        index, classes = cooccurrence._classes(length)
+        index, classes = cooccurrence.run_classes(length)
         assert classes == number
         assert len(index) == 3**length
         assert set(index) == set(range(number))
