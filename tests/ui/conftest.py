@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,19 +18,9 @@ CHROMIUM = next(
 )
 
 
-def _load(name):
-    """Import a helper that lies beside this file (test folders are not packages)."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
-def fake_assistant():
-    return _load("fake_assistant").FakeAssistant
+def fake_assistant(load_helper):
+    return load_helper(Path(__file__).with_name("fake_assistant.py")).FakeAssistant
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +80,7 @@ def page(fake_assistant, tmp_path_factory):
     del os.environ["GRADIO_TEMP_DIR"]
 
 
+# of one module: playwright keeps an event loop running in this thread, where other tests start their own
 @pytest.fixture(scope="module")
 def chromium():
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -142,19 +142,8 @@ class CompactBackbone:
         tokens = self.parts.tokens
         bare, spaces = split_prefix(prefix)
         cache = copy.deepcopy(self._cache_of(look))
-        core = core_of(self.parts.model)
-
-        def step(ids: Sequence[int]) -> torch.Tensor:
-            with torch.inference_mode():
-                fed = torch.tensor([list(ids)], device=self.parts.device)
-                output = core.model.language_model(
-                    inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
-                )
-                logits: torch.Tensor = core.lm_head(output.last_hidden_state[:, -1])[0].float().cpu()
-            return logits
-
         pieces = stream_greedily(
-            step,
+            lambda ids: self._feed(cache, ids),
             tokens.instruct(instruction, bare),
             PieceDecoder(tokens.tokenizer, tokens.text(bare)),
             ends=(tokens.turn_end, tokens.pad),
@@ -201,6 +190,17 @@ class CompactBackbone:
         texts = write_together(rows.step, prompts, replies, enough)
         return [text.lstrip(" ") if spaces else text for text, (_, spaces) in zip(texts, begun, strict=True)]
 
+    def _feed(self, cache: Any, ids: Sequence[int]) -> torch.Tensor:
+        """Logits (V,) of the token after ``ids``, float32 on the CPU; the cache grows in place."""
+        core = core_of(self.parts.model)
+        with torch.inference_mode():
+            fed = torch.tensor([list(ids)], device=self.parts.device)
+            output = core.model.language_model(
+                inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
+            )
+            logits: torch.Tensor = core.lm_head(output.last_hidden_state[:, -1])[0].float().cpu()
+        return logits
+
     def _cache_of(self, look: Look) -> Any:
         if not isinstance(look.state, _Prefill) or look.state.owner is not self:
             raise Defect("narrate needs a look of this backbone made with for_text=True")
@@ -208,18 +208,12 @@ class CompactBackbone:
 
     def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
         """See ``AnswersYesNo.yes_no``; each question follows the one look that is taken at the picture."""
-        tokens, core = self.parts.tokens, core_of(self.parts.model)
+        tokens = self.parts.tokens
         yes, no = first_tokens(tokens.text, "assistant\n")
         state = self.look(pixels).state
         found = []
         for question in questions:
-            cache = copy.deepcopy(state.cache)
-            with torch.inference_mode():
-                fed = torch.tensor([tokens.instruct(ask(question), "")], device=self.parts.device)
-                output = core.model.language_model(
-                    inputs_embeds=core.get_input_embeddings()(fed), past_key_values=cache, use_cache=True
-                )
-                logits = core.lm_head(output.last_hidden_state[:, -1])[0].float().cpu()
+            logits = self._feed(copy.deepcopy(state.cache), tokens.instruct(ask(question), ""))
             found.append(log_odds(logits, yes, no))
         return found
 
