@@ -41,8 +41,14 @@ _LABEL_WORDS = {
     "synthetic": r"(?:wholly generated|generated|generation|synthetic|generator)",
     "tampered": r"(?:partly edited|edited|edit\b|editing|tamper\w*)",
 }
+_SHARE = re.compile(
+    r"(?P<share>\d+) % for (?:a |an |the )?(?:wholly )?"
+    rf"(?:(?P<real>{_LABEL_WORDS['real']})|(?P<synthetic>{_LABEL_WORDS['synthetic']})|(?P<tampered>{_LABEL_WORDS['tampered']}))",
+    re.IGNORECASE,
+)
+"""``18 % for no manipulation``: a probability of a label, not a direction of evidence."""
 _STANCE = re.compile(
-    r"\b(?P<way>for|against|towards|away from)\s+(?:a |an |the |any |local )*(?:picture |generation )?"
+    r"(?<!% )\b(?P<way>for|against|towards|away from)\s+(?:a |an |the |any |local )*(?:picture |generation )?"
     rf"(?:(?P<real>{_LABEL_WORDS['real']})|(?P<synthetic>{_LABEL_WORDS['synthetic']})|(?P<tampered>{_LABEL_WORDS['tampered']}))",
     re.IGNORECASE,
 )
@@ -50,7 +56,7 @@ _STATED = {
     "real": re.compile(
         r"no sign of manipulation|amounts to a sign of manipulation|unmanipulated", re.IGNORECASE
     ),
-    "synthetic": re.compile(r"synthetic|generated as a whole|wholly generated|generator", re.IGNORECASE),
+    "synthetic": re.compile(r"synthetic|generated as a whole|wholly generated|whole picture was generated|generator", re.IGNORECASE),
     "tampered": re.compile(r"tamper|edited", re.IGNORECASE),
     "inconclusive": re.compile(
         r"inconclusive|undecided|no verdict|no clear outcome|not settle", re.IGNORECASE
@@ -104,6 +110,7 @@ def read(text: str, report: Report, *, whole: bool = True) -> Reading:
         found.errors += [f"{name} does not exist: {sentence}" for name in names if name not in known]
         _numbers(sentence, cited, report, found)
         _stances(sentence, cited, found)
+        _shares(sentence, report, found)
         if whole and place == 0 and not _STATED[report.verdict.label].search(sentence):
             found.contradictions += 1
             found.errors.append(f"does not state the verdict {report.verdict.label}: {sentence}")
@@ -164,6 +171,15 @@ def _stances(sentence: str, cited: Sequence[Evidence], found: Reading) -> None:
                     if sign * item.contribution[label] <= 0:
                         found.contradictions += 1
                         found.errors.append(f"{item.id} does not speak {match.group()}: {sentence}")
+
+
+def _shares(sentence: str, report: Report, found: Reading) -> None:
+    """Each ``N % for LABEL`` must be that label's probability, rounded."""
+    for match in _SHARE.finditer(sentence.replace("\u2060", "")):
+        label = next(name for name in LABELS if match.group(name))
+        if abs(float(match.group("share")) - 100 * report.verdict.probabilities[label]) > 0.5 + 1e-9:
+            found.contradictions += 1
+            found.errors.append(f"{match.group()} is not the probability of {label}: {sentence}")
 
 
 # ---------------------------------------------------------------- one report, changed and told again

@@ -208,6 +208,20 @@ def test_errors_in_a_text_are_found(fakes, text, wrong):
     assert {key: found[key] for key in expected} == expected
 
 
+def test_a_probability_is_no_direction_and_must_be_the_labels_own(fakes):
+    report = fakes.make().examine(encode(fakes.scene(1), "PNG"))
+    shares = {label: round(100 * p) for label, p in report.verdict.probabilities.items()}
+    told = (
+        "Verdict: tampered. The probabilities stand at {real} % for no manipulation, {synthetic} % for generation as "
+        "a whole and {tampered} % for an edit, moved most by [E1]."
+    )
+    right = faithful.read(told.format(**shares), report)
+    assert right.errors == []
+    assert right.good_citations == 1
+    swapped = {**shares, "real": shares["tampered"], "tampered": shares["real"]}
+    assert faithful.read(told.format(**swapped), report).contradictions == 2
+
+
 def test_a_text_that_clings_to_a_deleted_finding_is_found(fakes):
     report = fakes.make().examine(encode(fakes.scene(1), "PNG"))
     mask, rest = report.evidence[0], report.evidence[1:]
