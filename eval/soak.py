@@ -7,6 +7,7 @@ requests that must be refused. A request is lost where it gets neither a record 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
@@ -116,6 +117,8 @@ class _Traffic:
         path.write_bytes(data)
         job = client.submit(handle_file(str(path)), text, api_name="/examine")
         record: dict[str, Any] = job.result(timeout=CALL_SECONDS)
+        if record["sha256"] not in (None, hashlib.sha256(data).hexdigest()):
+            raise Defect("the record is of another picture")
         return record
 
     def _judged(self, record: dict[str, Any]) -> str:

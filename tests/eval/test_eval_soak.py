@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmforensics.errors import SettingsError
+from vlmforensics.errors import Defect, SettingsError
 from vlmforensics.eval import soak
 from vlmforensics.eval.soak import Sample, flatness
 
@@ -72,3 +73,23 @@ def test_requests_are_lost_where_the_answer_is_the_wrong_one(record, said, tmp_p
     assert traffic._small(None, rng).startswith(good)
     assert traffic._damaged(None, rng).startswith(bad)
     assert traffic._no_picture(None, rng).startswith(bad)
+
+
+def test_an_answer_about_another_picture_is_noticed(tmp_path):
+    """Ten users at once must each get their own; the record names the bytes that it is about."""
+
+    class Client:
+        def submit(self, handle, text, api_name):
+            return self
+
+        def result(self, timeout):
+            return {"sha256": self.sha256, "verdict": "real", "error": None}
+
+    client = Client()
+    traffic = soak._Traffic("", tmp_path, threading.Event(), 0)
+    for sha256 in (hashlib.sha256(b"mine").hexdigest(), None):
+        client.sha256 = sha256
+        assert traffic._examine(client, "a.png", b"mine")["verdict"] == "real"
+    client.sha256 = hashlib.sha256(b"yours").hexdigest()
+    with pytest.raises(Defect, match="another picture"):
+        traffic._examine(client, "a.png", b"mine")
