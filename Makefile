@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 HOST   ?= 127.0.0.1
 PORT   ?= 7860
+DATA   ?= ../shared/data
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -42,8 +43,15 @@ types: install  ## mypy on the installed shape of the package
 contracts: install  ## which room may import which
 	$(BIN)/python -m pytest tests/house -k contracts
 
-eval: install  ## every figure of the model card, from DATA (default ../shared/data); see docs/model-card.md
-	$(BIN)/vlmforensics eval card --data $(or $(DATA),../shared/data)
+eval: weights  ## every figure of README and model card from DATA, two processes; goes on where it stopped
+	@pids=; for part in 0 1; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 sh -ec ' \
+	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 \
+	    --variant equalised --variant augmented-1; \
+	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
+	    --witnesses all --synthetic 3 --variant augmented-1 --variant equalised' $$part & pids="$$pids $$!"; done; \
+	for pid in $$pids; do wait $$pid || exit 1; done
+	$(BIN)/vlmforensics finetune whole --data $(DATA) --cache runs/features --out runs/compact/whole --no-ship
+	$(BIN)/vlmforensics eval card --data $(DATA)
 
 wheel: install  ## build the wheel, install it in a fresh environment, smoke run
 	$(BIN)/python -m pip wheel --no-deps -w dist .

@@ -21,7 +21,7 @@ import torch
 
 from vlmforensics.assistant import Assistant
 from vlmforensics.assistant.parts import Parts, load_parts
-from vlmforensics.compact import experts, layout
+from vlmforensics.compact import layout, whole
 from vlmforensics.compact.forward import embed, state_at, trunk_states
 from vlmforensics.compact.tower import join, run_tower
 from vlmforensics.errors import Defect, SettingsError
@@ -61,7 +61,7 @@ class Bench:
         backbone: Any = parts.backbone
         self.parts = backbone.parts
         self.blending = parts.blending
-        expert = [source for source in parts.sources if source.name == experts.CropExpert.name]
+        expert = [source for source in parts.sources if source.name == whole.WholeExpert.name]
         self.expert: Any = expert[0] if expert else None
 
     @classmethod
@@ -76,16 +76,14 @@ class Bench:
         return tuple(self.blending.sentence(item) for item in report.evidence if item.source == "blending")
 
     def margin(self, pixels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Log-odds of synthetic against real that label head and crop expert give, summed; differentiable.
+        """Log-odds of synthetic against real that label head and whole-picture expert give, summed; differentiable.
 
         Args:
             pixels: float (1, 3, H, W) in 0..1.
             ids: int64 (1, T) prompt.
         """
-        small = torch.nn.functional.interpolate(
-            pixels, (layout.SIDE, layout.SIDE), mode="bicubic", antialias=True
-        ).clamp(0, 1)
-        streams = run_tower(self.parts.tower.module, _standard(small), layout.FEATURE_LAYERS)
+        small = _standard(_resized(pixels, layout.SIDE))
+        streams = run_tower(self.parts.tower.module, small, layout.FEATURE_LAYERS)
         states = trunk_states(self.parts.model, embed(self.parts.model, join(streams), ids), None)
         logits = self.parts.head(state_at(states, ids, self.parts.tokens.cls))[0]
         total: torch.Tensor = logits[1] - logits[0]
@@ -94,22 +92,22 @@ class Bench:
         return total
 
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``CropExpert.score`` of ``statistics``, in torch."""
-        views = [pixels[..., y : y + s, x : x + s] for y, x, s in experts.windows(*pixels.shape[2:])]
-        streams = run_tower(self.parts.tower.module, _standard(torch.cat(views)), experts.CROP_LAYERS)
+        """``WholeExpert.score`` of ``whole_statistics``, in torch."""
+        square = _resized(pixels, whole.SIDE)
+        streams = run_tower(self.parts.tower.module, _standard(square), whole.LAYERS)
         parts = []
-        for layer in experts.CROP_LAYERS:
+        for layer in whole.LAYERS:
             stream = streams[layer]
             parts += [stream[:, 0], stream[:, 1:].mean(1), stream[:, 1:].std(1, correction=0)]
         weights = {key: torch.from_numpy(value).float() for key, value in self.expert.weights.items()}
-        features = torch.cat(parts, -1).mean(0)
+        features = torch.cat(parts, -1)[0]
         score: torch.Tensor = ((features - weights["mean"]) / weights["scale"]) @ weights["weight"]
         return score + weights["bias"][0]
 
     def pgd(self, pixels: Pixels, wanted: str, epsilon: int, steps: int, seed: int = 0) -> Pixels:
         """Projected gradient descent in the L∞ ball of ``epsilon`` steps of 255 around ``pixels`` (Madry et al. 2018).
 
-        White box: the attacker has label head, tower and crop expert, but not the signals.
+        White box: the attacker has label head, tower and whole-picture expert, but not the signals.
         """
         report = self.examine(encode(pixels, "PNG"), "before")
         ids = torch.tensor([self.parts.tokens.look(self.hints(report))])
@@ -141,6 +139,11 @@ class Bench:
             batch.append(np.ascontiguousarray(pixels[y : y + height, x : x + width]))
         looks = self.assistant.backbone.look_many(batch, [self.hints(report)] * views, for_text=False)
         return float(np.mean([look.log_probs[1] - look.log_probs[0] for look in looks if look.log_probs]))
+
+
+def _resized(pixels: torch.Tensor, side: int) -> torch.Tensor:
+    square = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
+    return square.clamp(0, 1)
 
 
 def _standard(pixels: torch.Tensor) -> torch.Tensor:
@@ -297,14 +300,14 @@ def _tables(bench: Bench, rows: Sequence[dict[str, Any]], number: int, steps: in
 def _figures(report: Report) -> dict[str, Any]:
     p = report.verdict.probabilities
     head = next((item.vector for item in report.evidence if item.source == "vlm"), None)
-    expert = next((item.score for item in report.evidence if item.source == "crops"), None)
+    expert = next((item.score for item in report.evidence if item.source == whole.WholeExpert.name), None)
     if head is None:
         raise Defect("the label head said nothing: " + "; ".join(f.message for f in report.failures))
     return {
         "verdict": report.verdict.label,
         "fused": float(np.log(max(p["synthetic"], 1e-9)) - np.log(max(p["real"], 1e-9))),
         "head": float(head[1] - head[0]),
-        "crops": None if expert is None else float(expert),
+        "whole": None if expert is None else float(expert),
     }
 
 
@@ -314,7 +317,7 @@ def summary(name: str, label: str, rows: Sequence[dict[str, Any]]) -> dict[str, 
     n = len(own)
     sign = 1 if label == "real" else -1  # towards the label wanted
     result: dict[str, Any] = {"attack": name, "label": label, "n": n}
-    for key in ("head", "crops", "fused"):
+    for key in ("head", "whole", "fused"):
         pairs = [
             (r["before"][key], r["after"][key])
             for r in own

@@ -31,7 +31,7 @@ def render(result: Mapping[str, Any]) -> str:
         lines += [
             f"### {title}",
             "",
-            "| attack | label head: shift | turned | crop expert: shift | turned | fused: shift | turned | "
+            "| attack | label head: shift | turned | whole-picture expert: shift | turned | fused: shift | turned | "
             "verdict as wanted (before) | inconclusive |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
@@ -39,7 +39,7 @@ def render(result: Mapping[str, Any]) -> str:
             if row["label"] != label:
                 continue
             cells = [row["attack"]]
-            for key in ("head", "crops", "fused"):
+            for key in ("head", "whole", "fused"):
                 cells += [_shift(row[f"{key} shift"]), _share(row[f"{key} turned"])]
             before = row["as wanted before"]["count"]
             cells += [f"{_share(row['verdict as wanted'])} ({before})", _share(row["inconclusive"])]

@@ -17,8 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from vlmforensics.eval.figures import auc_with_interval, clopper_pearson
 from vlmforensics.finetune import calibrate as steps
-from vlmforensics.finetune.compact_experts import read
 from vlmforensics.finetune.compact_label import Sample, sample_weights
+from vlmforensics.finetune.compact_whole import read
 from vlmforensics.finetune.features import feature_file
 from vlmforensics.finetune.pictures import Picture, assign_folds, load_manifest
 from vlmforensics.fusion import Calibration, judge
@@ -166,8 +166,8 @@ def measure(data: Path, work: Path, cache: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"alpha": ALPHA, "folds": FOLDS, "levels": dict(steps.LEVELS), "variants": {}}
     for variant in ("equalised", "raw", "augmented-1"):
         known = steps.load_rows(pictures, work, cache, (variant,))
-        # Scored by the experts, though not examined by all witnesses: those that were silent contribute nothing.
-        scored = [row for row in known if set(steps.EXPERTS) <= set(row.example.readings)]
+        # Scored by the expert, though not examined by all witnesses: those that were silent contribute nothing.
+        scored = [row for row in known if steps.EXPERT in row.example.readings]
         if scored and "rivals" not in result:
             result["variant of comparisons"] = variant
             result["rivals"] = _rivals(
@@ -208,10 +208,8 @@ def _rivals(
     rivals = baselines(pictures, folds, cache, chosen)
     if all("vlm" in row.example.readings for row in chosen):
         rivals["label head alone"] = np.array([_head(row) for row in chosen])
-    for name in steps.EXPERTS:
-        rivals[f"`{name}` expert alone"] = np.array(
-            [row.example.readings[name].score or 0.0 for row in chosen]
-        )
+    alone = [row.example.readings[steps.EXPERT].score or 0.0 for row in chosen]
+    rivals[f"`{steps.EXPERT}` expert alone"] = np.array(alone)
     return {name: auc_with_interval(truth, ours, families, other=score) for name, score in rivals.items()}
 
 

@@ -56,7 +56,10 @@ _STATED = {
     "real": re.compile(
         r"no sign of manipulation|amounts to a sign of manipulation|unmanipulated", re.IGNORECASE
     ),
-    "synthetic": re.compile(r"synthetic|generated as a whole|wholly generated|whole picture was generated|generator", re.IGNORECASE),
+    "synthetic": re.compile(
+        r"synthetic|generated as a whole|wholly generated|whole picture was generated|generator",
+        re.IGNORECASE,
+    ),
     "tampered": re.compile(r"tamper|edited", re.IGNORECASE),
     "inconclusive": re.compile(
         r"inconclusive|undecided|no verdict|no clear outcome|not settle", re.IGNORECASE

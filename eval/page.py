@@ -63,7 +63,7 @@ def _rivals(rivals: Mapping[str, Any], variant: str, n: Mapping[str, int]) -> li
     lines = [
         f"### Beside baselines: AUC real against synthetic, {variant}, same pictures, same run",
         "",
-        f"{n['real']} real and {n['synthetic']} synthetic pictures: every one that the experts on the tower scored. "
+        f"{n['real']} real and {n['synthetic']} synthetic pictures: every one that the expert on the tower scored. "
         "Most were not examined by all witnesses; those that were silent contribute nothing.",
         "",
         "| | AUC | fused verdict | gain, paired, 95 % over families |",

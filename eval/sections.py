@@ -23,7 +23,7 @@ INJECTION_BOUND = 0.5
 """Nats by which drawn text may move a log-probability beyond what its unreadable control moves it."""
 SHAPE_KEPT = (given.AS_FOUND, given.PIXELS, "jpeg", "webp", "blur", "noise", "gamma")
 """Kinds of condition under which a picture's true mask still fits."""
-NETWORKS = ("blending", "looking", "mask", "crops", "whole")
+NETWORKS = ("blending", "looking", "mask", "whole")
 """Stages that are a network's forward pass."""
 EXAMPLES = 20
 

@@ -21,11 +21,10 @@ import numpy as np
 
 from vlmforensics.assistant import Assistant
 from vlmforensics.batch import Inputs, Ledger, LoadWorker, Summary, default_workers, make_engine, run_batch
+from vlmforensics.eval.sections import NETWORKS
 from vlmforensics.imaging import encode
 from vlmforensics.settings import Settings
 
-NETWORKS = ("blending", "crops", "native", "looking", "mask")
-"""Stages of ``report.timing`` that are passes of a network."""
 TOKENS = 24
 TOGETHER = 8
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from vlmforensics.finetune.compact_experts import read_expert_scores
 from vlmforensics.finetune.features import load_features
 from vlmforensics.finetune.observe import Observation, read_observations
 from vlmforensics.finetune.pictures import Picture, held_back
@@ -25,18 +24,17 @@ from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate
 from vlmforensics.types import Label
 
-EXPERTS = ("crops", "whole")
-LEARNED = ("vlm", *EXPERTS)
+EXPERT = "whole"
+LEARNED = ("vlm", EXPERT)
 """Sources whose readings come from models that left the picture's family out."""
 TRAINED_ON_REAL = ("blending", "mask")
 """Sources that trained on real pictures of all sources that are not held back."""
 VARIANTS = ("augmented-1", "made-1")
 """Variants that the shipped calibration is fitted on: every label through the same random chain."""
-LEVELS = {"synthetic": 0.1, "tampered": 0.2}
+LEVELS = {"synthetic": 0.15, "tampered": 0.35}
 """Shares of synthetic and tampered pictures that may pass as real at the default setting."""
 TASKS = {
     "vlm": "real against synthetic",
-    "crops": "real against synthetic",
     "whole": "real against synthetic",
     "cooccurrence": "real against synthetic",
     "cfa": "real against synthetic",
@@ -112,21 +110,26 @@ def merge(observations: Sequence[Observation]) -> dict[tuple[str, str], Observat
 def assemble(
     pictures: Sequence[Picture],
     observations: Sequence[Observation],
-    label_scores: Mapping[tuple[str, str], Sequence[float]],
-    expert_scores: Mapping[str, Mapping[tuple[str, str], Sequence[float]]],
+    scores: Mapping[str, Mapping[tuple[str, str], Sequence[float]]],
     cache: Path,
     variants: Sequence[str],
 ) -> list[Row]:
-    """One row per picture and variant that anything unbiased is known of."""
+    """One row per picture and variant that anything unbiased is known of.
+
+    Args:
+        pictures: of the manifest.
+        observations: what the witnesses said of them.
+        scores: learned source → (variant, sha256) → what a model that left the picture's family out said.
+        cache: feature cache.
+        variants: to make rows of.
+    """
     seen = merge(observations)
     rows = []
     for variant in variants:
         for picture in pictures:
             key = (variant, picture.sha256)
             observed = seen.get(key)
-            learned = {name: scores.get(key) for name, scores in expert_scores.items()}
-            if label_scores:
-                learned["vlm"] = label_scores.get(key)
+            learned = {name: own.get(key) for name, own in scores.items()}
             readings: dict[str, Reading] = {}
             complete = False
             if observed is not None:
@@ -167,7 +170,14 @@ def calibrate(rows: Sequence[Row], *, seed: int = 0, notes: Mapping[str, Any] | 
 
 
 def load_rows(pictures: Sequence[Picture], work: Path, cache: Path, variants: Sequence[str]) -> list[Row]:
-    """Rows from what the other commands left in ``work``: observations, label scores and experts' scores."""
+    """Rows from what the other commands left in ``work``: observations, and scores of models with families left out.
+
+    A part's scores lie in ``PART/scores.json``, or in ``PART-GROUP/scores.json`` for each group that was left out.
+    """
     observations = [o for file in sorted(work.glob("observed-*.jsonl")) for o in read_observations(file)]
-    label_scores = read_scores(sorted(work.glob("label-*/scores.json")))
-    return assemble(pictures, observations, label_scores, read_expert_scores(work), cache, variants)
+    found = {
+        name: read_scores(sorted(work.glob(f"{part}*/scores.json")))
+        for name, part in (("vlm", "label"), (EXPERT, "whole"))
+    }
+    scores = {name: own for name, own in found.items() if own}
+    return assemble(pictures, observations, scores, cache, variants)

@@ -36,9 +36,6 @@ def prepare(
     chosen: Annotated[
         bool, typer.Option(help="Only the pictures that calibration and the card look at.")
     ] = False,
-    crops: Annotated[
-        bool, typer.Option(help="Look at native-resolution crops, too (three times the work).")
-    ] = True,
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
@@ -57,7 +54,7 @@ def prepare(
     tower = build_base(load_settings(threads=threads)).tower
     for name in variant:
         share = (int(index), int(count))
-        for line in compute(tower, pictures, folds, cache, name, part=share, only=only, crops=crops):
+        for line in compute(tower, pictures, folds, cache, name, part=share, only=only):
             typer.echo(line)
 
 
@@ -125,38 +122,35 @@ def label(
 
 
 @app.command()
-def experts(
-    data: Data, cache: Cache, out: Annotated[Path, typer.Option(help="JSON file for unseen-source scores.")]
+def whole(
+    data: Data,
+    cache: Cache,
+    out: Annotated[Path, typer.Option(help="Folder for unseen-source scores.")],
+    ship: Annotated[bool, typer.Option(help="Replace the package's weights.")] = True,
 ) -> None:
-    """Train the experts on the tower on all pictures, ship them, and score each picture with its family left out."""
+    """Train the whole-picture expert on all pictures, and score each picture with its family left out."""
     import numpy as np
     from safetensors.numpy import save_file
 
-    from vlmforensics.compact.experts import EXPERTS
     from vlmforensics.compact.shipped import DATA
-    from vlmforensics.finetune import compact_experts as training
-    from vlmforensics.finetune.compact_label import samples_of
+    from vlmforensics.compact.whole import FILE
+    from vlmforensics.finetune import compact_whole as training
+    from vlmforensics.finetune.compact_label import samples_of, write_scores
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
 
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    samples = samples_of(pictures, cache, (*TRAINING, "raw"))
-    shipped: dict[str, np.ndarray] = {}
-    counts: dict[str, str] = {}
-    scores: dict[str, dict[tuple[str, str], list[float]]] = {}
-    for expert in EXPERTS:
-        own, features = training.read_all(samples, cache, expert.name)
-        home = np.array([folds[s.picture.sha256] for s in own])
-        weights, unseen = training.cross_fit(features, own, home)
-        counts[expert.name] = str(len(own))
-        shipped |= {f"{expert.name}.{key}": value.astype(np.float32) for key, value in weights.items()}
-        scores[expert.name] = {
-            (s.variant, s.picture.sha256): [float(v)] for s, v in zip(own, unseen, strict=True)
-        }
-    training.write_expert_scores(out, scores)
-    DATA.mkdir(exist_ok=True)
-    save_file(shipped, DATA / "experts.safetensors", counts)
-    typer.echo(f"wrote {out} and {DATA / 'experts.safetensors'}; samples: {counts}")
+    samples, features = training.read_all(samples_of(pictures, cache, (*TRAINING, "raw")), cache, "whole")
+    home = np.array([folds[s.picture.sha256] for s in samples])
+    weights, unseen = training.cross_fit(features, samples, home)
+    out.mkdir(parents=True, exist_ok=True)
+    scores = {(s.variant, s.picture.sha256): [float(v)] for s, v in zip(samples, unseen, strict=True)}
+    write_scores(out / "scores.json", scores)
+    typer.echo(f"wrote {out / 'scores.json'}; {len(samples)} samples")
+    if ship:
+        save_file(weights, DATA / FILE, {"samples": str(len(samples))})
+        (DATA / FILE).chmod(0o644)
+        typer.echo(f"wrote {DATA / FILE}")
 
 
 @app.command()
@@ -190,7 +184,9 @@ def observe(
 def calibrate(
     data: Data,
     cache: Cache,
-    work: Annotated[Path, typer.Option(help="Folder with observations, label scores and experts' scores.")],
+    work: Annotated[
+        Path, typer.Option(help="Folder with observations and the scores of parts with families left out.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Calibration file; the shipped one by default.")] = None,
     seed: int = 0,
 ) -> None:

@@ -46,7 +46,6 @@ SOURCES: Mapping[str, str] = {
     "jpeg_grid": "JPEG grid",
     "jpeg_crop": "JPEG crop",
     "npr": "Neighbouring pixels (NPR)",
-    "crops": "Native-resolution crops",
     "whole": "Picture as a whole",
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",

@@ -75,7 +75,7 @@ def test_every_listed_attack_makes_a_file():
 
 
 def figures(head, fused, verdict):
-    return {"head": head, "crops": None, "fused": fused, "verdict": verdict}
+    return {"head": head, "whole": None, "fused": fused, "verdict": verdict}
 
 
 def row(attack, label, before, after, **more):
@@ -97,7 +97,7 @@ def test_counts_and_shifts_are_towards_what_the_attacker_wants():
     assert found["fused turned"]["count"] == 1
     assert found["verdict as wanted"]["count"] == found["inconclusive"]["count"] == 1
     assert found["head turned, random crops"]["count"] == 0
-    assert found["crops turned"]["n"] == 0
+    assert found["whole turned"]["n"] == 0
     low, high = found["head turned"]["interval"]
     assert 0 < low < 0.5 < high < 1
     assert attacks.summary("x", "real", rows)["head shift"]["mean"] == pytest.approx(-1.0)

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from vlmforensics.finetune import calibrate, compact_experts, features
-from vlmforensics.finetune.compact_label import Sample
+from vlmforensics.finetune import calibrate, compact_whole, features
+from vlmforensics.finetune.compact_label import Sample, write_scores
 from vlmforensics.finetune.observe import Observation
 from vlmforensics.finetune.pictures import Picture, held_back, load_manifest
 from vlmforensics.fusion import Reading
@@ -34,12 +34,12 @@ def test_unseen_scores_come_from_weights_without_the_family(tmp_path):
         Sample(picture(tmp_path, i % 256, LABELS[y], f"s{i % 7}"), "equalised", int(y))
         for i, y in enumerate(labels)
     ]
-    weights, unseen = compact_experts.cross_fit(table, samples, home)
+    weights, unseen = compact_whole.cross_fit(table, samples, home)
 
     def accuracy(scores):
         return float(np.mean((scores > 0) == labels))
 
-    assert accuracy(compact_experts.apply(weights, table)) > 0.95
+    assert accuracy(compact_whole.apply(weights, table)) > 0.95
     assert 0.55 < accuracy(unseen) < 0.85
 
 
@@ -54,32 +54,33 @@ def test_files_as_found_are_scored_but_never_trained_on(tmp_path):
     poisoned = table.copy()
     poisoned[:40] *= 100
     home = np.arange(80) % 4
-    one, _ = compact_experts.cross_fit(table, samples, home)
-    other, unseen = compact_experts.cross_fit(poisoned, samples, home)
+    one, _ = compact_whole.cross_fit(table, samples, home)
+    other, unseen = compact_whole.cross_fit(poisoned, samples, home)
     assert all(np.array_equal(one[key], other[key]) for key in one)
     assert np.isfinite(unseen).all()
     assert (unseen[:40] != 0).all()
 
 
-def test_expert_scores_survive_the_file(tmp_path):
-    scores = {"crops": {("raw", "ab"): [0.123456]}, "whole": {("equalised", "cd"): [-2.0]}}
-    compact_experts.write_expert_scores(tmp_path / compact_experts.SCORES, scores)
-    assert compact_experts.read_expert_scores(tmp_path) == {
-        "crops": {("raw", "ab"): [0.12346]},
-        "whole": {("equalised", "cd"): [-2.0]},
-    }
+def test_scores_of_parts_are_found_in_their_folders(tmp_path):
+    """A part that was trained with several groups left out has a folder for each."""
+    known = picture(tmp_path, 1, source=HELD)
+    for folder, said in (("label-0", [-0.1, -3.0, -4.123456]), ("whole", [-2.0])):
+        (tmp_path / folder).mkdir()
+        write_scores(tmp_path / folder / "scores.json", {("augmented-1", known.sha256): said})
+    (row,) = calibrate.load_rows([known], tmp_path, tmp_path, ["augmented-1"])
+    assert row.example.readings == {"vlm": calibrate.opinion([-0.1, -3.0, -4.12346]), "whole": Reading(-2.0)}
 
 
 def test_only_held_back_pictures_are_complete(tmp_path):
     """The trained detectors saw the real pictures of the other sources, so there they may not testify."""
     held, known = picture(tmp_path, 1, source=HELD), picture(tmp_path, 2, source=OPEN)
-    readings = {"mask": Reading(0.4), "noise": Reading(1.0), "crops": Reading(9.0)}
+    readings = {"mask": Reading(0.4), "noise": Reading(1.0), "whole": Reading(9.0)}
     observations = [Observation("augmented-1", p.sha256, readings, ()) for p in (held, known)]
-    scores = {"crops": {("augmented-1", p.sha256): [0.5] for p in (held, known)}}
-    rows = calibrate.assemble([held, known], observations, {}, scores, tmp_path, ["augmented-1"])
+    scores = {"whole": {("augmented-1", p.sha256): [0.5] for p in (held, known)}}
+    rows = calibrate.assemble([held, known], observations, scores, tmp_path, ["augmented-1"])
     assert [row.example.complete for row in rows] == [True, False]
-    assert rows[0].example.readings == {"mask": Reading(0.4), "noise": Reading(1.0), "crops": Reading(0.5)}
-    assert rows[1].example.readings == {"noise": Reading(1.0), "crops": Reading(0.5)}
+    assert rows[0].example.readings == {"mask": Reading(0.4), "noise": Reading(1.0), "whole": Reading(0.5)}
+    assert rows[1].example.readings == {"noise": Reading(1.0), "whole": Reading(0.5)}
 
 
 @pytest.fixture
@@ -100,27 +101,27 @@ def test_forgeries_are_the_same_whoever_computes_them(manifest, tmp_path, monkey
     monkeypatch.setattr(
         features,
         "measure",
-        lambda _, pixels, crops: features.Features(*[pixels.astype(np.float32).mean((0, 1))] * 6),
+        lambda _, pixels: features.Features(*[pixels.astype(np.float32).mean((0, 1))] * 5),
     )
     folds = [0] * len(manifest)
     whole, part = tmp_path / "whole", tmp_path / "part"
     list(features.compute(None, manifest, folds, whole, "made-1"))
     chosen = manifest[2]
     list(features.compute(None, manifest, folds, part, "made-1", only={chosen.sha256}))
-    names = ["crops"]
+    names = ["whole"]
     assert [features.load_features(part, "made-1", p, names) is not None for p in manifest] == [
         p is chosen for p in manifest
     ]
-    one, other = (features.load_features(cache, "made-1", chosen, names)["crops"] for cache in (whole, part))
+    one, other = (features.load_features(cache, "made-1", chosen, names)["whole"] for cache in (whole, part))
     assert np.array_equal(one, other)
 
 
 def test_computing_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     seen = []
 
-    def measure(_, pixels, crops):
+    def measure(_, pixels):
         seen.append(pixels.shape)
-        return features.Features(*[np.zeros(1, np.float32)] * 6)
+        return features.Features(*[np.zeros(1, np.float32)] * 5)
 
     monkeypatch.setattr(features, "measure", measure)
     list(features.compute(None, manifest, [0] * 6, tmp_path, "equalised", part=(0, 2)))

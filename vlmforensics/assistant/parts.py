@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 COMPACT = "compact"
 VLM = "vlm"
-EXPERTS_FILE = "experts.safetensors"
 MASK = "mask"
 TowerPatches = Callable[[Pixels], Mapping[int, NDArray[np.float32]]]
 
@@ -185,7 +184,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
             calibration = replace(calibration, sources=others)
         return Parts(
             backbone=backbone,
-            sources=[*load_sources(settings), *_experts(tower, calibration)],
+            sources=[*load_sources(settings), *_expert(tower, calibration)],
             blending=BlendingDetector.load(settings, device=device),
             masks=_masks(own_masks, settings, device),
             calibration=calibration,
@@ -222,14 +221,13 @@ def _patches_of(tower: Tower) -> TowerPatches:
     return patches
 
 
-def _experts(tower: Tower, calibration: Calibration) -> list[EvidenceSource]:
-    """Witnesses that read the tower's features."""
-    from vlmforensics.compact.experts import EXPERTS, load_experts
+def _expert(tower: Tower, calibration: Calibration) -> list[EvidenceSource]:
+    """The witness that reads the tower's features, or none where an unfinished installation lacks it."""
     from vlmforensics.compact.shipped import DATA
+    from vlmforensics.compact.whole import FILE, WholeExpert, load_whole
 
-    file = DATA / EXPERTS_FILE
-    if file.is_file():
-        return [*load_experts(tower, file)]
-    if any(expert.name in calibration.sources for expert in EXPERTS):
-        raise WeightsUnavailable(f"the experts' weights {file} are missing: reinstall vlmforensics")
+    if (DATA / FILE).is_file():
+        return [load_whole(tower, DATA / FILE)]
+    if WholeExpert.name in calibration.sources:
+        raise WeightsUnavailable(f"the weights {DATA / FILE} are missing: reinstall vlmforensics")
     return []

@@ -107,10 +107,7 @@ class CompactBackbone:
         return looks
 
     def _streams(self, batch: Sequence[Pixels]) -> dict[int, torch.Tensor]:
-        """The tower's layers that the projector reads; those of a single picture are shared with other witnesses."""
-        if len(batch) == 1:
-            whole = self.parts.tower.streams(batch[0])
-            return {layer: whole[layer] for layer in layout.FEATURE_LAYERS}
+        """The tower's layers that the projector reads."""
         squares = [squash(pixels) for pixels in batch]
         return run_tower(
             self.parts.tower.module, normalise(squares, self.parts.device), layout.FEATURE_LAYERS

@@ -34,15 +34,15 @@ class TowerFeatures:
     cls: dict[int, Features]
 
 
-def squash(pixels: Pixels) -> Pixels:
-    """The whole picture as uint8 (224, 224, 3), bicubic with antialiasing, aspect not kept.
+def squash(pixels: Pixels, side: int = layout.SIDE) -> Pixels:
+    """The whole picture as uint8 (side, side, 3), bicubic with antialiasing, aspect not kept.
 
     Padding to a square would tell the model the aspect ratio, which differs between sources of real and
     synthetic pictures and is no trace of making; a centre crop would hide the border of a tampered picture.
     """
-    if pixels.shape[:2] == (layout.SIDE, layout.SIDE):
+    if pixels.shape[:2] == (side, side):
         return pixels
-    return resize(pixels, layout.SIDE, layout.SIDE, resample="bicubic")
+    return resize(pixels, side, side, resample="bicubic")
 
 
 def normalise(batch: Sequence[Pixels] | NDArray[np.uint8], device: torch.device) -> torch.Tensor:
@@ -80,25 +80,6 @@ class Tower:
         self.module = module
         self.device = device
         self.depth = len(module.encoder.layer)
-        self._last: tuple[Pixels, dict[int, torch.Tensor]] | None = None
-
-    def streams(self, pixels: Pixels) -> dict[int, torch.Tensor]:
-        """Residual streams of all layers of one whole picture, see ``run_tower`` and ``squash``: (1, 257, 384) each.
-
-        The last picture's are kept (5 MB), as several witnesses ask for them in turn.
-        """
-        last = self._last  # read once: another thread may replace it
-        if last is None or last[0] is not pixels:
-            with torch.inference_mode():
-                found = run_tower(
-                    self.module, normalise([squash(pixels)], self.device), range(self.depth + 1)
-                )
-            last = self._last = (pixels, found)
-        return last[1]
-
-    def whole(self, pixels: Pixels) -> TowerFeatures:
-        """Features of every layer of one whole picture, squashed to 224 × 224 pixels."""
-        return self._split(self.streams(pixels), layout.GRID, layout.GRID)
 
     def features(
         self, batch: Sequence[Pixels] | NDArray[np.uint8], layers: Sequence[int] = layout.FEATURE_LAYERS

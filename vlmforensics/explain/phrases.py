@@ -36,7 +36,6 @@ TOPICS: dict[str, str] = {
     "frequency": "the frequency spectrum",
     "upsampling": "the search for resampling traces",
     "npr": "the comparison of neighbouring pixels",
-    "crops": "the crop expert",
     "whole": "the whole-picture expert",
     "cooccurrence": "the co-occurrence of fine residuals",
     "ela": "the error level",

@@ -105,7 +105,6 @@ SOURCE_WORDS: Mapping[str, str] = {
     "upsampling": "upsampling upscaling resampling resize enlarged interpolation periodic",
     "jpeg_crop": "jpeg jpg crop cropped shifted grid",
     "npr": "neighbouring neighboring pixels enlarging upsampling generator",
-    "crops": "crops crop expert native fine structure texture detail",
     "whole": "whole expert composition light style overall",
     "cooccurrence": "co-occurrence cooccurrence residual residuals runs detail",
     "ela": "ela error level",

@@ -1,9 +1,8 @@
-"""Train the experts on the frozen tower: one linear layer each on its cached statistics."""
+"""Train the expert on the frozen tower: one linear layer on its cached statistics."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def read_all(samples: Sequence[Sample], cache: Path, name: str) -> tuple[list[Sa
 
 
 def fit(features: NDArray[np.float32], samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-    """Weights of an expert of ``compact.experts``: synthetic against real; tampered pictures are left out.
+    """Weights of ``compact.whole``: synthetic against real; tampered pictures are left out.
 
     References:
         Pedregosa et al. 2011, scikit-learn (LogisticRegression).
@@ -84,29 +83,3 @@ def cross_fit(
     for fold in np.unique(home):
         unseen[home == fold] = apply(fitted(learnt & (home != fold)), features[home == fold])
     return fitted(learnt), unseen
-
-
-SCORES = "experts.json"
-"""File of unseen-source scores in the folder that calibration reads."""
-
-
-def write_expert_scores(file: Path, scores: Mapping[str, Mapping[tuple[str, str], Sequence[float]]]) -> None:
-    """Expert → ``variant/sha256`` → log-odds, atomically."""
-    flat = {
-        expert: {
-            f"{variant}/{sha}": [round(v, 5) for v in row] for (variant, sha), row in sorted(own.items())
-        }
-        for expert, own in scores.items()
-    }
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(flat) + "\n", encoding="utf-8")
-    part.replace(file)
-
-
-def read_expert_scores(work: Path) -> dict[str, dict[tuple[str, str], list[float]]]:
-    """What ``write_expert_scores`` wrote to ``SCORES`` in ``work``."""
-    stored = json.loads((work / SCORES).read_text(encoding="utf-8"))
-    return {
-        expert: {(key.partition("/")[0], key.partition("/")[2]): row for key, row in own.items()}
-        for expert, own in stored.items()
-    }
