@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from vlmforensics.batch.inputs import Job
@@ -43,12 +45,28 @@ class Lane(Protocol):
         ...
 
 
+@dataclass
+class _Group:
+    """Jobs that are finished together: which ones, how many have ended, and whether more may join."""
+
+    numbers: list[int] = field(default_factory=list)
+    drafts: dict[int, Draft] = field(default_factory=dict)
+    ended: int = 0
+    full: bool = False
+
+    @property
+    def due(self) -> bool:
+        """True once, when the last of them has ended and no other can join."""
+        return self.full and self.ended == len(self.numbers)
+
+
 class ThreadLane:
     """Threads of this process over one piece of work.
 
-    Work with ``begin`` and ``finish`` goes in two steps: pictures are examined one by one as threads are free,
-    and ``group`` of them, neighbours in the jobs' order, are finished together. Which are grouped does not depend
-    on timing, so that two runs over the same jobs compute the same.
+    Work with ``begin`` and ``finish`` goes in two steps: pictures are examined one by one as threads are free, and
+    ``group`` of them, neighbours in the jobs' order, are finished together by the thread that examined the last of
+    them, so no thread waits for another. Which are grouped does not depend on timing, so that two runs over the same
+    jobs compute the same.
 
     Args:
         work: as its factory made it.
@@ -67,20 +85,26 @@ class ThreadLane:
         self._emit: Emit = emit or (lambda number, record: self.results.put((number, record)))
         self._note: Note = note or (lambda stage, numbers: None)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
-        self._open: list[tuple[int, Future[Draft]]] = []
+        self._lock = threading.Lock()
+        self._open = _Group()
         self._cancelled = False
 
     def submit(self, number: int, job: Job) -> None:
         """See ``Lane``."""
-        self._open.append((number, self._pool.submit(self._one, number, job)))
-        if len(self._open) >= self.group:
-            self.flush()
+        with self._lock:
+            group = self._open
+            group.numbers.append(number)
+            if len(group.numbers) >= self.group:
+                group.full, self._open = True, _Group()
+        self._pool.submit(self._one, group, number, job)
 
     def flush(self) -> None:
         """See ``Lane``."""
-        group, self._open = self._open, []
-        if group:
-            # behind its pictures in the pool's queue: when this begins, all of them have begun
+        with self._lock:
+            group, self._open = self._open, _Group()
+            group.full = bool(group.numbers)
+            due = group.due
+        if due:
             self._pool.submit(self._together, group)
 
     def cancel(self) -> None:
@@ -93,31 +117,36 @@ class ThreadLane:
         self._cancelled = self._cancelled or now
         self._pool.shutdown(wait=True, cancel_futures=now)
 
-    def _one(self, number: int, job: Job) -> Draft:
-        if self._cancelled:
-            raise _NotBegun
-        self._note("begun", (number,))
-        draft = self._begin(job)
-        self._note("drafted", (number,))
-        return draft
-
-    def _together(self, group: Sequence[tuple[int, Future[Draft]]]) -> None:
+    def _one(self, group: _Group, number: int, job: Job) -> None:
         try:
-            drafts: dict[int, Draft] = {}
-            for number, future in group:
-                try:
-                    drafts[number] = future.result()
-                except _NotBegun:
-                    self._emit(number, None)
-            self._note("telling", tuple(drafts))
-            for number, record in zip(drafts, self._finish(list(drafts.values())), strict=True):
-                self._emit(number, record)
+            draft = None
+            if not self._cancelled:
+                self._note("begun", (number,))
+                draft = self._begin(job)
+                self._note("drafted", (number,))
+            with self._lock:
+                if draft is not None:
+                    group.drafts[number] = draft
+                group.ended += 1
+                due = group.due
         except Exception as error:  # noqa: BLE001 - work never raises for a picture: this ends the batch
             self.results.put(error)
+            return
+        if due:
+            self._together(group)
 
-
-class _NotBegun(Exception):
-    pass
+    def _together(self, group: _Group) -> None:
+        try:
+            for number in group.numbers:
+                if number not in group.drafts:
+                    self._emit(number, None)
+            drafts = [(number, group.drafts[number]) for number in group.numbers if number in group.drafts]
+            self._note("telling", tuple(number for number, _ in drafts))
+            records = self._finish([draft for _, draft in drafts])
+            for (number, _), record in zip(drafts, records, strict=True):
+                self._emit(number, record)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.results.put(error)
 
 
 def _records(drafts: Sequence[Draft]) -> list[Record]:
