@@ -1,7 +1,6 @@
 """Threads of a lane: none waits for another, groups don't depend on timing."""
 
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -21,17 +20,17 @@ class Slow:
 
     def begin(self, job):
         self.gate.wait(SECONDS)
-        return Draft(job, {"file": str(job.path)})
+        return Draft(job, {"file": job.file})
 
     def finish(self, drafts):
-        self.finished.append([str(draft.job.path) for draft in drafts])
+        self.finished.append([draft.job.file for draft in drafts])
         return [draft.record for draft in drafts]
 
 
 def run(work, workers, count):
     lane = ThreadLane(work, workers)
     for number in range(count):
-        lane.submit(number, Job(Path(f"{number}.jpg")))
+        lane.submit(number, Job(f"{number}.jpg", f"{number}.jpg"))
     lane.flush()
     found = [lane.results.get(timeout=SECONDS) for _ in range(count)]
     lane.close(now=False)
@@ -67,7 +66,7 @@ def test_what_has_not_begun_is_given_back():
     work.begin = first_waits
     lane = ThreadLane(work, 1)
     for number in range(3):
-        lane.submit(number, Job(Path(f"{number}.jpg")))
+        lane.submit(number, Job(f"{number}.jpg", f"{number}.jpg"))
     assert started.wait(SECONDS)
     lane.cancel()
     go.set()
