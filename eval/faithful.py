@@ -41,15 +41,15 @@ _LABEL_WORDS = {
     "synthetic": r"(?:wholly generated|generated|generation|synthetic|generator)",
     "tampered": r"(?:partly edited|edited|edit\b|editing|tamper\w*)",
 }
+_LABEL = f"(?:{'|'.join(f'(?P<{label}>{words})' for label, words in _LABEL_WORDS.items())})"
 _SHARE = re.compile(
-    r"(?P<share>\d+) % for (?:a |an |the )?(?:wholly )?"
-    rf"(?:(?P<real>{_LABEL_WORDS['real']})|(?P<synthetic>{_LABEL_WORDS['synthetic']})|(?P<tampered>{_LABEL_WORDS['tampered']}))",
+    r"(?P<share>\d+) % for (?:a |an |the )?(?:wholly )?" + _LABEL,
     re.IGNORECASE,
 )
 """``18 % for no manipulation``: a probability of a label, not a direction of evidence."""
 _STANCE = re.compile(
     r"(?<!% )\b(?P<way>for|against|towards|away from)\s+(?:a |an |the |any |local )*(?:picture |generation )?"
-    rf"(?:(?P<real>{_LABEL_WORDS['real']})|(?P<synthetic>{_LABEL_WORDS['synthetic']})|(?P<tampered>{_LABEL_WORDS['tampered']}))",
+    + _LABEL,
     re.IGNORECASE,
 )
 _STATED = {

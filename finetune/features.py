@@ -135,10 +135,10 @@ def load_features(cache: Path, variant: str, picture: Picture, names: Sequence[s
         return {name: tensors.get_tensor(name) for name in names}
 
 
-def fast_type() -> torch.dtype | None:
-    """bfloat16 where the processor has matrix tiles for it (three times as fast), None (float32) elsewhere."""
+def matrix_tiles() -> bool:
+    """Whether the processor has matrix tiles for bfloat16, which is three times as fast with them."""
     tiles: Callable[[], bool] = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if tiles() else None
+    return tiles()
 
 
 def compute(
@@ -176,7 +176,7 @@ def compute(
         fold: [p for p, f in zip(pictures, folds, strict=True) if p.label == "real" and f == fold]
         for fold in set(folds)
     }
-    started, skipped, fast = time.monotonic(), 0, fast_type()
+    started, skipped, fast = time.monotonic(), 0, matrix_tiles()
     for done, index in enumerate(todo, start=1):
         picture = pictures[index]
         file = feature_file(cache, variant, picture)
@@ -185,7 +185,7 @@ def compute(
                 data = prepare(picture, variant, donors[folds[index]], settings)
                 pixels = open_case(data, settings=settings).upright
                 if min(pixels.shape[:2]) >= 112:
-                    with torch.autocast("cpu", dtype=fast or torch.bfloat16, enabled=fast is not None):
+                    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):
                         save_features(file, measure(tower, pixels))
                 else:
                     skipped += 1
