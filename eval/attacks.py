@@ -75,12 +75,13 @@ class Bench:
             return ()
         return tuple(self.blending.sentence(item) for item in report.evidence if item.source == "blending")
 
-    def margin(self, pixels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def margin(self, pixels: torch.Tensor, ids: torch.Tensor, *, both: bool = False) -> torch.Tensor:
         """Log-odds of synthetic against real that label head and whole-picture expert give, summed; differentiable.
 
         Args:
             pixels: float (1, 3, H, W) in 0..1.
             ids: int64 (1, T) prompt.
+            both: the expert's second view too, as an attacker would who knows of it.
         """
         small = _standard(_resized(pixels, layout.SIDE))
         streams = run_tower(self.parts.tower.module, small, layout.FEATURE_LAYERS)
@@ -89,6 +90,10 @@ class Bench:
         total: torch.Tensor = logits[1] - logits[0]
         if self.expert is not None:
             total = total + self._expert_score(pixels)
+        if self.expert is not None and both:
+            y, x = (side // 20 for side in pixels.shape[2:])
+            inner = pixels[:, :, y : pixels.shape[2] - y, x : pixels.shape[3] - x].flip(-1)
+            total = total + self._expert_score(inner)
         return total
 
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -104,20 +109,21 @@ class Bench:
         score: torch.Tensor = ((features - weights["mean"]) / weights["scale"]) @ weights["weight"]
         return score + weights["bias"][0]
 
-    def pgd(self, pixels: Pixels, wanted: str, epsilon: int, steps: int, seed: int = 0) -> Pixels:
+    def pgd(self, pixels: Pixels, wanted: str, epsilon: int, steps: int, *, both: bool = False) -> Pixels:
         """Projected gradient descent in the L∞ ball of ``epsilon`` steps of 255 around ``pixels`` (Madry et al. 2018).
 
-        White box: the attacker has label head, tower and whole-picture expert, but not the signals.
+        White box: the attacker has label head, tower and whole-picture expert, but not the signals; with ``both``
+        the expert's second view too.
         """
         report = self.examine(encode(pixels, "PNG"), "before")
         ids = torch.tensor([self.parts.tokens.look(self.hints(report))])
         clean = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
         bound, sign = epsilon / 255, 1.0 if wanted == "synthetic" else -1.0
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         noise = (2 * torch.rand(clean.shape, generator=generator) - 1) * bound
         for _ in range(steps):
             noise.requires_grad_(True)
-            value = sign * self.margin((clean + noise).clamp(0, 1), ids)
+            value = sign * self.margin((clean + noise).clamp(0, 1), ids, both=both)
             (slope,) = torch.autograd.grad(value, noise)
             with torch.no_grad():
                 noise = (noise + 2.5 * bound / steps * slope.sign()).clamp(-bound, bound)
@@ -166,7 +172,13 @@ def attacks(bench: Bench, epsilons: Sequence[int], steps: int) -> list[Attack]:
         for e in epsilons
     ]
     if epsilons:
-        last = max(epsilons)
+        least, last = min(epsilons), max(epsilons)
+        found.append(
+            Attack(
+                f"PGD, ε = {least}/255, both views",
+                lambda p, w: encode(bench.pgd(p, w, least, steps, both=True), "PNG"),
+            )
+        )
         found.append(
             Attack(
                 f"PGD, ε = {last}/255, then JPEG 80",
@@ -327,6 +339,8 @@ def summary(name: str, label: str, rows: Sequence[dict[str, Any]]) -> dict[str, 
         result[f"{key} turned"] = _count(
             sum(sign * after > 0 >= sign * before for before, after in pairs), len(pairs)
         )
+    if any(r["before"]["whole"] is not None for r in own):
+        result["whole withheld"] = _count(sum(r["after"]["whole"] is None for r in own), n)
     result["verdict as wanted"] = _count(sum(row["after"]["verdict"] == row["wanted"] for row in own), n)
     result["as wanted before"] = _count(sum(row["before"]["verdict"] == row["wanted"] for row in own), n)
     result["inconclusive"] = _count(sum(row["after"]["verdict"] == "inconclusive" for row in own), n)

@@ -31,9 +31,9 @@ def render(result: Mapping[str, Any]) -> str:
         lines += [
             f"### {title}",
             "",
-            "| attack | label head: shift | turned | whole-picture expert: shift | turned | fused: shift | turned | "
-            "verdict as wanted (before) | inconclusive |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| attack | label head: shift | turned | whole-picture expert: shift | turned | withheld | "
+            "fused: shift | turned | verdict as wanted (before) | inconclusive |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in result["table"]:
             if row["label"] != label:
@@ -41,6 +41,8 @@ def render(result: Mapping[str, Any]) -> str:
             cells = [row["attack"]]
             for key in ("head", "whole", "fused"):
                 cells += [_shift(row[f"{key} shift"]), _share(row[f"{key} turned"])]
+                if key == "whole":
+                    cells.append(_share(row["whole withheld"]) if "whole withheld" in row else "")
             before = row["as wanted before"]["count"]
             cells += [f"{_share(row['verdict as wanted'])} ({before})", _share(row["inconclusive"])]
             lines.append(f"| {' | '.join(cells)} |")

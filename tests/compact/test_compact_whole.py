@@ -74,6 +74,35 @@ def test_score_is_the_linear_layer(tower):
     assert "generated" in evidence.statement
 
 
+def test_a_strong_reading_that_the_second_view_shares_stands(tower):
+    expert = whole.WholeExpert(tower, weights(WHOLE, bias=whole.STRONG + 9))
+    (evidence,) = expert.examine(case())
+    assert evidence.score == pytest.approx(whole.STRONG + 9)
+    assert evidence.recompute["second_view"] == pytest.approx(evidence.score, abs=1e-3)
+
+
+def test_a_strong_reading_that_the_second_view_does_not_share_is_withheld(tower):
+    pixels = np.zeros((400, 400, 3), np.uint8)
+    pixels[:20] = pixels[-20:] = 255  # all of it outside the second view
+    picture = open_case(encode(pixels, "PNG"))
+    layers = weights(WHOLE, weight=0.05)
+    level = whole.WholeExpert(tower, layers).score(
+        whole.whole_statistics(tower, whole.second_view(picture.upright))
+    )
+    expert = whole.WholeExpert(tower, layers | {"bias": np.array([-level], np.float32)})
+    (evidence,) = expert.examine(picture)
+    assert evidence.score is None and not evidence.code and not evidence.vector
+    assert abs(evidence.recompute["first_view"]) > whole.STRONG
+    assert evidence.recompute["second_view"] == pytest.approx(0, abs=1e-2)
+    assert "withholds" in evidence.statement and f"{evidence.recompute['first_view']:+.2f}" in evidence.statement
+
+
+def test_the_second_view_is_the_mirrored_centre():
+    pixels = np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
+    assert np.array_equal(whole.second_view(pixels), pixels[2:38, 57 - 1 : 2 : -1])
+    assert whole.second_view(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1, 3)
+
+
 def test_files_are_read_strictly(tower, tmp_path):
     tensors = weights(WHOLE)
     file = tmp_path / "whole.safetensors"

@@ -35,7 +35,7 @@ class Linear(attacks.Bench):
     def hints(self, report):
         return ()
 
-    def margin(self, pixels, ids):
+    def margin(self, pixels, ids, *, both=False):
         return pixels[:, 0].mean()
 
 

@@ -3,7 +3,10 @@
 It reads the whole picture at 448 × 448 pixels, where composition, light and style show, and some of the fine structure
 that generators leave. It answers *synthetic or not* and says nothing about local edits.
 
+A strong reading is checked on a second view, for noise made to move the first one seldom moves the second as far.
+
 References:
+    Xie et al. 2018, Mitigating Adversarial Effects Through Randomization (the idea behind the second view).
     Ojha et al. 2023, Towards Universal Fake Image Detectors (frozen features + a linear probe).
     Koutlis & Papadopoulos 2024, Leveraging Representations from Intermediate Encoder-Blocks (RINE).
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,10 @@ SIDE = 448
 """Side in pixels of the square that is read: twice the language model's, a multiple of the tower's patch."""
 LAYERS = (2, 4, 6, 8, 10, 12)
 """Tower layers whose statistics are read."""
+STRONG = 3.0
+"""Log-odds from which a reading is checked on the second view; weaker ones decide nothing alone."""
+APART = 4.0
+"""How far apart the two views may be, in log-odds (docs/attacks.md: untouched pictures, and attacked ones)."""
 KEYS = ("bias", "mean", "scale", "weight")
 
 
@@ -43,6 +51,17 @@ def whole_statistics(tower: Tower, pixels: Pixels) -> NDArray[np.float32]:
         for part in (seen.cls[layer], seen.patches[layer].mean((1, 2)), seen.patches[layer].std((1, 2)))
     ]
     return np.concatenate(parts, axis=-1)[0].astype(np.float32)
+
+
+def second_view(pixels: Pixels) -> Pixels:
+    """The central nine tenths of each side, mirrored: other patches, another scale, the same picture to a reader.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+    """
+    height, width = pixels.shape[:2]
+    y, x = height // 20, width // 20
+    return np.ascontiguousarray(pixels[y : height - y, x : width - x][:, ::-1])
 
 
 class WholeExpert:
@@ -70,14 +89,25 @@ class WholeExpert:
         return float((features - w["mean"]) / w["scale"] @ w["weight"] + w["bias"][0])
 
     def examine(self, case: CaseImage) -> list[Evidence]:
-        """One evidence."""
+        """One evidence; without a score, so that it weighs nothing, where the two views of it differ too much."""
         score = self.score(whole_statistics(self.tower, case.upright))
+        recompute: dict[str, Any] = {"side": SIDE, "layers": list(LAYERS)}
+        if abs(score) > STRONG:
+            other = self.score(whole_statistics(self.tower, second_view(case.upright)))
+            recompute["second_view"] = round(other, 4)
+            if abs(score - other) > APART:
+                statement = (
+                    f"The whole-picture expert withholds its reading: {score:+.2f} on the log-odds scale for the whole "
+                    f"picture but {other:+.2f} for its mirrored centre, further apart than untouched pictures are; "
+                    "noise made to deceive it does that."
+                )
+                return [Evidence(self.name, statement, recompute=recompute | {"first_view": round(score, 4)})]
         leaning = "towards a generated picture" if score > 0 else "towards a camera picture"
         statement = (
             f"The picture as a whole, seen at {SIDE} × {SIDE} pixels, scores {score:+.2f} on the log-odds scale of the "
             f"whole-picture expert, {leaning}."
         )
-        return [Evidence(self.name, statement, score, recompute={"side": SIDE, "layers": list(LAYERS)})]
+        return [Evidence(self.name, statement, score, recompute=recompute)]
 
 
 def load_whole(tower: Tower, file: Path) -> WholeExpert:
