@@ -65,19 +65,19 @@ def test_statistics_of_flat_pictures_are_those_of_the_tower(tower):
 
 
 def test_score_is_the_linear_layer(tower):
-    expert = whole.WholeExpert(tower, weights(WHOLE, weight=0.001, bias=0.5))
+    expert = whole.WholeExpert(tower, weights(WHOLE, weight=0.0001, bias=0.5))
     picture = case()
     (evidence,) = expert.examine(picture)
-    expected = whole.whole_statistics(tower, picture.upright).sum() / 2 * 0.001 + 0.5
+    expected = whole.whole_statistics(tower, picture.upright).sum() / 2 * 0.0001 + 0.5
     assert evidence.score == pytest.approx(expected, abs=1e-4)
     assert f"{evidence.score:+.2f}" in evidence.statement
     assert "generated" in evidence.statement
 
 
 def test_a_strong_reading_that_the_second_view_shares_stands(tower):
-    expert = whole.WholeExpert(tower, weights(WHOLE, bias=whole.STRONG + 9))
+    expert = whole.WholeExpert(tower, weights(WHOLE, bias=whole.STRONG + 2))
     (evidence,) = expert.examine(case())
-    assert evidence.score == pytest.approx(whole.STRONG + 9)
+    assert evidence.score == pytest.approx(whole.STRONG + 2)
     assert evidence.recompute["second_view"] == pytest.approx(evidence.score, abs=1e-3)
 
 
@@ -91,10 +91,19 @@ def test_a_strong_reading_that_the_second_view_does_not_share_is_withheld(tower)
     )
     expert = whole.WholeExpert(tower, layers | {"bias": np.array([-level], np.float32)})
     (evidence,) = expert.examine(picture)
-    assert evidence.score is None and not evidence.code and not evidence.vector
-    assert abs(evidence.recompute["first_view"]) > whole.STRONG
-    assert evidence.recompute["second_view"] == pytest.approx(0, abs=1e-2)
-    assert "withholds" in evidence.statement and f"{evidence.recompute['first_view']:+.2f}" in evidence.statement
+    first, second = evidence.recompute["first_view"], evidence.recompute["second_view"]
+    assert (evidence.score, evidence.code, evidence.vector) == (None, "", ())
+    assert abs(first) > whole.STRONG
+    assert second == pytest.approx(0, abs=1e-2)
+    assert f"{first:+.2f} on the log-odds scale for the whole picture but {second:+.2f}" in evidence.statement
+
+
+def test_a_reading_beyond_all_that_was_seen_is_withheld(tower):
+    expert = whole.WholeExpert(tower, weights(WHOLE, bias=-whole.FARTHEST - 1))
+    (evidence,) = expert.examine(case())
+    assert evidence.score is None
+    assert evidence.recompute["first_view"] == pytest.approx(-whole.FARTHEST - 1)
+    assert "further out" in evidence.statement
 
 
 def test_the_second_view_is_the_mirrored_centre():

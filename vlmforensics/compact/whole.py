@@ -34,6 +34,8 @@ STRONG = 3.0
 """Log-odds from which a reading is checked on the second view; weaker ones decide nothing alone."""
 APART = 4.0
 """How far apart the two views may be, in log-odds (docs/attacks.md: untouched pictures, and attacked ones)."""
+FARTHEST = 12.0
+"""Log-odds that no reading of a picture of an unseen source came near: they span -10.6 to +9.0 (5,388 readings)."""
 KEYS = ("bias", "mean", "scale", "weight")
 
 
@@ -89,18 +91,14 @@ class WholeExpert:
         return float((features - w["mean"]) / w["scale"] @ w["weight"] + w["bias"][0])
 
     def examine(self, case: CaseImage) -> list[Evidence]:
-        """One evidence; without a score, so that it weighs nothing, where the two views of it differ too much."""
+        """One evidence; without a score, so that it weighs nothing, where it can't be trusted."""
         score = self.score(whole_statistics(self.tower, case.upright))
         recompute: dict[str, Any] = {"side": SIDE, "layers": list(LAYERS)}
         if abs(score) > STRONG:
             other = self.score(whole_statistics(self.tower, second_view(case.upright)))
             recompute["second_view"] = round(other, 4)
-            if abs(score - other) > APART:
-                statement = (
-                    f"The whole-picture expert withholds its reading: {score:+.2f} on the log-odds scale for the whole "
-                    f"picture but {other:+.2f} for its mirrored centre, further apart than untouched pictures are; "
-                    "noise made to deceive it does that."
-                )
+            if reason := _doubt(score, other):
+                statement = f"The whole-picture expert withholds its reading: {reason}; noise made to deceive it does that."
                 return [Evidence(self.name, statement, recompute=recompute | {"first_view": round(score, 4)})]
         leaning = "towards a generated picture" if score > 0 else "towards a camera picture"
         statement = (
@@ -108,6 +106,18 @@ class WholeExpert:
             f"whole-picture expert, {leaning}."
         )
         return [Evidence(self.name, statement, score, recompute=recompute)]
+
+
+def _doubt(score: float, other: float) -> str:
+    """Why a strong reading is not believed, or nothing; ``other`` is that of the second view."""
+    if abs(score - other) > APART:
+        return (
+            f"{score:+.2f} on the log-odds scale for the whole picture but {other:+.2f} for its mirrored centre, "
+            "further apart than untouched pictures are"
+        )
+    if abs(score) > FARTHEST:
+        return f"{score:+.2f} on the log-odds scale is further out than any untouched picture was"
+    return ""
 
 
 def load_whole(tower: Tower, file: Path) -> WholeExpert:
