@@ -98,7 +98,7 @@ class WholeExpert:
             other = self.score(whole_statistics(self.tower, second_view(case.upright)))
             recompute["second_view"] = round(other, 4)
             if reason := _doubt(score, other):
-                statement = f"The whole-picture expert withholds its reading: {reason}; noise made to deceive it does that."
+                statement = f"The whole-picture expert withholds its reading: {reason}; noise made to deceive does so."
                 return [Evidence(self.name, statement, recompute=recompute | {"first_view": round(score, 4)})]
         leaning = "towards a generated picture" if score > 0 else "towards a camera picture"
         statement = (
