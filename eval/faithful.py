@@ -43,10 +43,10 @@ _LABEL_WORDS = {
 }
 _LABEL = f"(?:{'|'.join(f'(?P<{label}>{words})' for label, words in _LABEL_WORDS.items())})"
 _SHARE = re.compile(
-    r"(?P<share>\d+) % for (?:a |an |the )?(?:wholly )?" + _LABEL,
+    r"(?P<bound>less than |more than )?(?P<share>\d+) % for (?:a |an |the )?(?:wholly )?" + _LABEL,
     re.IGNORECASE,
 )
-"""``18 % for no manipulation``: a probability of a label, not a direction of evidence."""
+"""``18 % for no manipulation``, ``less than 1 % for an edit``: a label's probability, not a direction of evidence."""
 _STANCE = re.compile(
     r"(?<!% )\b(?P<way>for|against|towards|away from)\s+(?:a |an |the |any |local )*(?:picture |generation )?"
     + _LABEL,
@@ -177,10 +177,12 @@ def _stances(sentence: str, cited: Sequence[Evidence], found: Reading) -> None:
 
 
 def _shares(sentence: str, report: Report, found: Reading) -> None:
-    """Each ``N % for LABEL`` must be that label's probability, rounded."""
+    """Each ``N % for LABEL`` must be that label's probability, rounded, or on the side of N that is said."""
     for match in _SHARE.finditer(sentence.replace("\u2060", "")):
         label = next(name for name in LABELS if match.group(name))
-        if abs(float(match.group("share")) - 100 * report.verdict.probabilities[label]) > 0.5 + 1e-9:
+        bound = (match.group("bound") or "").lower().strip()
+        over = 100 * report.verdict.probabilities[label] - float(match.group("share"))
+        if not {"less than": over < 0, "more than": over > 0, "": abs(over) <= 0.5 + 1e-9}[bound]:
             found.contradictions += 1
             found.errors.append(f"{match.group()} is not the probability of {label}: {sentence}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -220,6 +221,26 @@ def test_a_probability_is_no_direction_and_must_be_the_labels_own(fakes):
     assert right.good_citations == 1
     swapped = {**shares, "real": shares["tampered"], "tampered": shares["real"]}
     assert faithful.read(told.format(**swapped), report).contradictions == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "tampered", "wrong"),
+    [
+        ("less than 1 %", 0.002, 0),
+        ("less than 1 %", 0.02, 1),
+        ("more than 99 %", 0.997, 0),
+        ("more than 99 %", 0.98, 1),
+        ("1 %", 0.002, 1),
+        ("1 %", 0.012, 0),
+    ],
+)
+def test_a_bound_on_a_probability_is_read_as_a_bound(fakes, said, tampered, wrong):
+    report = fakes.make().examine(encode(fakes.scene(1), "PNG"))
+    others = (1 - tampered) / 2
+    probabilities = {"real": others, "synthetic": others, "tampered": tampered}
+    report = replace(report, verdict=replace(report.verdict, probabilities=probabilities))
+    told = f"Verdict: tampered. The probabilities stand at {said} for an edit, moved most by [E1]."
+    assert faithful.read(told, report).contradictions == wrong
 
 
 def test_a_text_that_clings_to_a_deleted_finding_is_found(fakes):
