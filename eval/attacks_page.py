@@ -40,7 +40,8 @@ def render(result: Mapping[str, Any]) -> str:
                 continue
             cells = [row["attack"]]
             for key in ("head", "whole", "fused"):
-                cells += [_shift(row[f"{key} shift"]), _share(row[f"{key} turned"])]
+                known = row[f"{key} turned"]["n"] > 0  # nothing to compare where all readings were withheld
+                cells += [_shift(row[f"{key} shift"]), _share(row[f"{key} turned"])] if known else ["–", "–"]
                 if key == "whole":
                     cells.append(_share(row["whole withheld"]) if "whole withheld" in row else "")
             before = row["as wanted before"]["count"]
