@@ -90,13 +90,13 @@ class Bench:
         states = trunk_states(self.parts.model, embed(self.parts.model, join(streams), ids), None)
         logits = self.parts.head(state_at(states, ids, self.parts.tokens.cls))[0]
         total: torch.Tensor = logits[1] - logits[0]
-        if self.expert is not None:
-            score = self._expert_score(pixels)
-            total = total + (score.clamp(-CREDIBLE, CREDIBLE) if both else score)
-        if self.expert is not None and both:
-            y, x = (side // 20 for side in pixels.shape[2:])
-            inner = pixels[:, :, y : pixels.shape[2] - y, x : pixels.shape[3] - x].flip(-1)
-            total = total + self._expert_score(inner).clamp(-CREDIBLE, CREDIBLE)
+        if self.expert is None:
+            return total
+        if not both:
+            return total + self._expert_score(pixels)
+        mirrored = pixels[(..., *whole.centre(*pixels.shape[2:]))].flip(-1)  # whole.second_view
+        for view in (pixels, mirrored):
+            total = total + self._expert_score(view).clamp(-CREDIBLE, CREDIBLE)
         return total
 
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -55,15 +55,19 @@ def whole_statistics(tower: Tower, pixels: Pixels) -> NDArray[np.float32]:
     return np.concatenate(parts, axis=-1)[0].astype(np.float32)
 
 
+def centre(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the central nine tenths of each side, which the second view shows."""
+    y, x = height // 20, width // 20
+    return slice(y, height - y), slice(x, width - x)
+
+
 def second_view(pixels: Pixels) -> Pixels:
-    """The central nine tenths of each side, mirrored: other patches, another scale, the same picture to a reader.
+    """The picture's ``centre``, mirrored: other patches, another scale, the same picture to a reader.
 
     Args:
         pixels: uint8 (H, W, 3).
     """
-    height, width = pixels.shape[:2]
-    y, x = height // 20, width // 20
-    return np.ascontiguousarray(pixels[y : height - y, x : width - x][:, ::-1])
+    return np.ascontiguousarray(pixels[centre(*pixels.shape[:2])][:, ::-1])
 
 
 class WholeExpert:
