@@ -102,13 +102,8 @@ class Bench:
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
         """``WholeExpert.score`` of ``whole_statistics``, in torch."""
         square = _resized(pixels, whole.SIDE)
-        streams = run_tower(self.parts.tower.module, _standard(square), whole.LAYERS)
-        parts = []
-        for layer in whole.LAYERS:
-            stream = streams[layer]
-            parts += [stream[:, 0], stream[:, 1:].mean(1), stream[:, 1:].std(1, correction=0)]
+        features = whole.statistics(run_tower(self.parts.tower.module, _standard(square), whole.LAYERS))[0]
         weights = {key: torch.from_numpy(value).float() for key, value in self.expert.weights.items()}
-        features = torch.cat(parts, -1)[0]
         score: torch.Tensor = ((features - weights["mean"]) / weights["scale"]) @ weights["weight"]
         return score + weights["bias"][0]
 

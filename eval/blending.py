@@ -24,7 +24,7 @@ from vlmforensics.blending import BlendingDetector, ExternalDetector
 from vlmforensics.blending.figures import auc, auc_interval, clopper_pearson
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize, resize_plane
-from vlmforensics.types import CaseImage, Evidence, Grey, Pixels
+from vlmforensics.types import CaseImage, Evidence, Grey, Pixels, Traces
 
 JPEG_QUALITIES = (95, 85, 75, 65, 50)
 SCALES = (1.0, 0.75, 0.5)
@@ -37,8 +37,8 @@ class Detector(Protocol):
 
     weights_sha256: str
 
-    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Grey]:
-        """One evidence and the map."""
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces | None]:
+        """One evidence and the maps."""
         ...
 
 
@@ -156,9 +156,10 @@ def _reduced(pixels: Pixels) -> Pixels:
 
 
 def score_of(detector: Detector, case: CaseImage) -> tuple[float, Grey]:
-    """A picture's score (0 for a picture too small to examine) and map."""
-    found, drawn = detector.examine_map(case)
-    return (found[0].score or 0.0) if found else 0.0, drawn
+    """A picture's score (0 for a picture too small to examine) and boundary map, blank where none was drawn."""
+    found, traces = detector.examine_map(case)
+    blank = np.zeros((max(1, case.height // 4), max(1, case.width // 4)), np.float32)
+    return (found[0].score or 0.0) if found else 0.0, blank if traces is None else traces.boundary
 
 
 def edge_auc(drawn: Grey, mask: NDArray[np.bool_]) -> float | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,49 @@ FOLDS = 5
 ALPHA = 0.01
 
 
-def _evidence(row: steps.Row, without: str = "") -> list[Evidence]:
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Labelled pictures, what is stored of them, and for each fold the calibration that left it out.
+
+    Attributes:
+        data: folder with the manifest.
+        work: folder with observations and unseen-source scores.
+        cache: feature cache.
+        pictures: of the manifest.
+        folds: sha256 of a picture → its fold; families are never split.
+        calibrations: fold → fitted on all others.
+    """
+
+    data: Path
+    work: Path
+    cache: Path
+    pictures: Sequence[Picture]
+    folds: Mapping[str, int]
+    calibrations: Sequence[Calibration]
+
+    @classmethod
+    def fit(cls, data: Path, work: Path, cache: Path) -> Study:
+        """Fit the calibrations, which takes most of the time."""
+        pictures = load_manifest(data)
+        folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
+        rows = steps.load_rows(pictures, work, cache, steps.VARIANTS)
+        calibrations = [
+            steps.calibrate([row for row in rows if folds[row.picture.sha256] != fold])
+            for fold in range(FOLDS)
+        ]
+        return cls(data, work, cache, pictures, folds, calibrations)
+
+    def rows(self, variant: str) -> list[steps.Row]:
+        """What is known of the pictures in one variant."""
+        return steps.load_rows(self.pictures, self.work, self.cache, (variant,))
+
+    def calibration(self, row: steps.Row) -> Calibration:
+        """The one that left the row's fold out."""
+        return self.calibrations[self.folds[row.picture.sha256]]
+
+
+def stored_evidence(row: steps.Row, without: str = "") -> list[Evidence]:
+    """A row's readings as evidence, to be judged; ``without`` names a source to leave out."""
     return [
         Evidence(name, f"Stored reading of {name}.", reading.score, reading.vector, reading.code)
         for name, reading in row.example.readings.items()
@@ -38,13 +81,11 @@ def _evidence(row: steps.Row, without: str = "") -> list[Evidence]:
     ]
 
 
-def predictions(
-    rows: Sequence[steps.Row], calibrations: Sequence[Calibration], folds: dict[str, int], without: str = ""
-) -> list[dict[str, Any]]:
+def predictions(study: Study, rows: Sequence[steps.Row], without: str = "") -> list[dict[str, Any]]:
     """Verdict and probabilities of each row by the calibration that left its fold out."""
     found = []
     for row in rows:
-        _, verdict = judge(_evidence(row, without), calibrations[folds[row.picture.sha256]], alpha=ALPHA)
+        _, verdict = judge(stored_evidence(row, without), study.calibration(row), alpha=ALPHA)
         found.append(
             {
                 "source": row.picture.source,
@@ -57,9 +98,7 @@ def predictions(
     return found
 
 
-def baselines(
-    pictures: Sequence[Picture], folds: dict[str, int], cache: Path, rows: Sequence[steps.Row]
-) -> dict[str, np.ndarray[Any, Any]]:
+def baselines(study: Study, rows: Sequence[steps.Row]) -> dict[str, np.ndarray[Any, Any]]:
     """Linear probe and RBF-SVM on the bare tower's last layer (class token, patch mean, deviation), out of fold.
 
     They train on the same pictures and variants as our parts, and score the same rows.
@@ -67,10 +106,11 @@ def baselines(
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 
+    cache, folds = study.cache, study.folds
     samples = [
         Sample(p, variant, LABELS.index(p.label))
         for variant in ("equalised", "augmented-1")
-        for p in pictures
+        for p in study.pictures
         if p.label != "tampered" and feature_file(cache, variant, p).exists()
     ]
     features = read(samples, cache, "last").astype(np.float64)
@@ -149,38 +189,24 @@ def _sources(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def measure(data: Path, work: Path, cache: Path) -> dict[str, Any]:
-    """All figures of the card.
-
-    Args:
-        data: folder with the manifest.
-        work: folder with observations and unseen-source scores.
-        cache: feature cache.
-    """
-    pictures = load_manifest(data)
-    folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    fitted = steps.load_rows(pictures, work, cache, steps.VARIANTS)
-    calibrations = [
-        steps.calibrate([row for row in fitted if folds[row.picture.sha256] != fold]) for fold in range(FOLDS)
-    ]
+def measure(study: Study) -> dict[str, Any]:
+    """All figures of the card."""
     result: dict[str, Any] = {"alpha": ALPHA, "folds": FOLDS, "levels": dict(steps.LEVELS), "variants": {}}
     for variant in ("equalised", "raw", "augmented-1"):
-        known = steps.load_rows(pictures, work, cache, (variant,))
+        known = study.rows(variant)
         # Scored by the expert, though not examined by all witnesses: those that were silent contribute nothing.
         scored = [row for row in known if steps.EXPERT in row.example.readings]
         if scored and "rivals" not in result:
             result["variant of comparisons"] = variant
-            result["rivals"] = _rivals(
-                pictures, folds, cache, scored, predictions(scored, calibrations, folds)
-            )
+            result["rivals"] = _rivals(study, scored)
             result["pictures of comparisons"] = dict(Counter(row.example.label for row in scored))
         rows = [row for row in known if row.example.complete]
         if not rows:
             continue
-        result["variants"][variant] = summarise(predictions(rows, calibrations, folds))
+        result["variants"][variant] = summarise(predictions(study, rows))
         if "ablation" not in result:
             result["variant of ablation"] = variant
-            result["ablation"] = _ablation(rows, calibrations, folds)
+            result["ablation"] = _ablation(study, rows)
     return result
 
 
@@ -193,19 +219,14 @@ def _margin(
     )
 
 
-def _rivals(
-    pictures: Sequence[Picture],
-    folds: dict[str, int],
-    cache: Path,
-    rows: Sequence[steps.Row],
-    found: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
+def _rivals(study: Study, rows: Sequence[steps.Row]) -> dict[str, Any]:
+    found = predictions(study, rows)
     kept = [f["label"] != "tampered" for f in found]
     chosen = [row for row, keep in zip(rows, kept, strict=True) if keep]
     truth = np.array([row.example.label == "synthetic" for row in chosen])
     families = [row.picture.family for row in chosen]
     ours = _margin(found, kept)
-    rivals = baselines(pictures, folds, cache, chosen)
+    rivals = baselines(study, chosen)
     if all("vlm" in row.example.readings for row in chosen):
         rivals["label head alone"] = np.array([_head(row) for row in chosen])
     alone = [row.example.readings[steps.EXPERT].score or 0.0 for row in chosen]
@@ -218,13 +239,11 @@ def _head(row: steps.Row) -> float:
     return vector[1] - vector[0]
 
 
-def _ablation(
-    rows: Sequence[steps.Row], calibrations: Sequence[Calibration], folds: dict[str, int]
-) -> dict[str, Any]:
+def _ablation(study: Study, rows: Sequence[steps.Row]) -> dict[str, Any]:
     names = sorted({name for row in rows for name in row.example.readings})
     result = {}
     for name in ["", *names]:
-        found = predictions(rows, calibrations, folds, without=name)
+        found = predictions(study, rows, without=name)
         entry = {}
         for label in ("synthetic", "tampered"):
             kept = [f["label"] in ("real", label) for f in found]

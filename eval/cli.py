@@ -35,11 +35,12 @@ def card(
     from vlmforensics.eval.page import write_card
     from vlmforensics.eval.unseen import run_of_card
 
-    result = figures.measure(data, work, cache)
+    study = figures.Study.fit(data, work, cache)
+    result = figures.measure(study)
     figures.save(result, ROOT / "results" / "compact.json")
     write_card(ROOT / "results" / "compact.json", docs)
     typer.echo(f"wrote {docs / 'model-card.md'}")
-    run_of_card(data, work, cache, run)
+    run_of_card(study, run)
     commands.score(run, unseen=True)
 
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmforensics.eval import conditions as given
-from vlmforensics.eval.card import ALPHA, FOLDS
+from vlmforensics.eval.card import ALPHA, Study, stored_evidence
 from vlmforensics.eval.run import RECORDS, RUN, SAMPLES, Plan, write_plan
 from vlmforensics.eval.samples import Sample
-from vlmforensics.finetune import calibrate as steps
 from vlmforensics.finetune.calibrate import Row
-from vlmforensics.finetune.pictures import assign_folds, load_manifest
 from vlmforensics.fusion import Calibration, judge
 from vlmforensics.report.record import SCHEMA_ID, rounded_probabilities
 from vlmforensics.types import LABELS, Evidence, Verdict
@@ -27,37 +25,13 @@ CONDITION = {"raw": given.AS_FOUND, "equalised": given.EQUALISED, "augmented-1":
 """Variant of prepared pictures → condition of a run."""
 
 
-def run_of_card(data: Path, work: Path, cache: Path, out: Path) -> None:
-    """Store the verdicts behind the model card: each picture by the calibration that left its fold out.
-
-    Args:
-        data: folder with the manifest.
-        work: folder with observations and unseen-source scores.
-        cache: feature cache.
-        out: folder of the run.
-    """
-    pictures = load_manifest(data)
-    folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    fitted = steps.load_rows(pictures, work, cache, steps.VARIANTS)
-    calibrations = [
-        steps.calibrate([row for row in fitted if folds[row.picture.sha256] != fold]) for fold in range(FOLDS)
-    ]
-    rows = {
-        variant: [row for row in steps.load_rows(pictures, work, cache, (variant,)) if row.example.complete]
-        for variant in CONDITION
-    }
+def run_of_card(study: Study, out: Path) -> None:
+    """Store the verdicts behind the model card in ``out``: each picture by the calibration that left its fold out."""
+    rows = {variant: [row for row in study.rows(variant) if row.example.complete] for variant in CONDITION}
     store(
-        out, data, {variant: found for variant, found in rows.items() if found}, stored_evidence,
-        lambda row: calibrations[folds[row.picture.sha256]], ALPHA,
+        out, study.data, {variant: found for variant, found in rows.items() if found}, stored_evidence,
+        study.calibration, ALPHA,
     )  # fmt: skip
-
-
-def stored_evidence(row: Row) -> list[Evidence]:
-    """A row's readings as evidence, to be judged."""
-    return [
-        Evidence(name, f"Stored reading of {name}.", reading.score, reading.vector, reading.code)
-        for name, reading in row.example.readings.items()
-    ]
 
 
 def store(

@@ -57,7 +57,10 @@ def load_state(
                     for key in keys
                     if key.startswith(prefix)
                 }
-                if moments:
-                    optimiser.state[value] = moments
+                if moments:  # the step counter stays on the CPU, where torch keeps it
+                    optimiser.state[value] = {
+                        key: moment.to(value.device) if moment.dim() else moment
+                        for key, moment in moments.items()
+                    }
         facts: dict[str, Any] = json.loads(tensors.metadata()["facts"])
     return facts

@@ -24,7 +24,13 @@ from vlmforensics.finetune.mask_metrics import (
     pixel_auc,
     summarise,
 )
-from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, load_mask, load_pixels
+from vlmforensics.finetune.mask_samples import (
+    SampleCache,
+    TowerFunction,
+    TraceFunction,
+    load_mask,
+    load_pixels,
+)
 from vlmforensics.finetune.pictures import Picture, held_back
 from vlmforensics.imaging import resize_plane
 from vlmforensics.masks.head import MANIFEST, SCHEMA
@@ -32,7 +38,7 @@ from vlmforensics.masks.network import MaskNetwork
 from vlmforensics.masks.regions import PixelCalibration, find_regions, to_mask
 from vlmforensics.masks.residuals import ResidualBank, luma_planes
 from vlmforensics.settings import Settings
-from vlmforensics.types import CaseImage, Container, Grey, Pixels
+from vlmforensics.types import CaseImage, Container, Grey, Pixels, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ def score_sample(
     network: MaskNetwork,
     pixels: Pixels,
     patches: Mapping[int, NDArray[np.floating]],
+    traces: Traces | None,
     truth: NDArray[np.bool_],
     kind: str,
     source: str,
@@ -57,7 +64,7 @@ def score_sample(
     """What the network says about one picture, without any user prompt and without its label."""
     values = {layer: patches[layer].astype(np.float32) for layer in network.config.encoder.layers}
     with torch.inference_mode():
-        said = network(pixels, patches=values)
+        said = network(pixels, patches=values, traces=traces)
     logits = said.mask.float().cpu().numpy().astype(np.float16)
     return Scored(logits, float(said.presence), truth, kind, source)
 
@@ -69,12 +76,16 @@ def score_series(network: MaskNetwork, cache: SampleCache, indices: Sequence[int
     for index in indices:
         sample = cache[index]
         found.append(
-            score_sample(network, sample.pixels, sample.patches, sample.mask, sample.kind, sample.source)
+            score_sample(
+                network, sample.pixels, sample.patches, sample.traces, sample.mask, sample.kind, sample.source
+            )
         )
     return found
 
 
-def score_pictures(network: MaskNetwork, tower: TowerFunction, pictures: Sequence[Picture]) -> list[Scored]:
+def score_pictures(
+    network: MaskNetwork, tower: TowerFunction, traces: TraceFunction | None, pictures: Sequence[Picture]
+) -> list[Scored]:
     """Score found pictures as they are: those with a mask picture, and untouched ones without."""
     network.eval()
     settings = Settings(sandbox=False)
@@ -94,7 +105,8 @@ def score_pictures(network: MaskNetwork, tower: TowerFunction, pictures: Sequenc
             logger.warning("left out: the mask of %s has another size", picture.path.name)
             continue
         kind = picture.kind if picture.mask else "untouched"
-        found.append(score_sample(network, pixels, tower(pixels), truth, kind, picture.source))
+        drawn = traces(pixels) if traces is not None else None
+        found.append(score_sample(network, pixels, tower(pixels), drawn, truth, kind, picture.source))
     return found
 
 
@@ -190,6 +202,7 @@ def _full(function: MapFunction, pixels: Pixels) -> Grey:
 def validate(
     network: MaskNetwork,
     tower: TowerFunction,
+    traces: TraceFunction | None,
     cache: SampleCache,
     pictures: Sequence[Picture],
     *,
@@ -203,6 +216,7 @@ def validate(
     Args:
         network: trained.
         tower: the frozen tower.
+        traces: the blending detector, or None.
         cache: the made series of held-back sources.
         pictures: all found pictures; forgeries with masks, their originals, and untouched photographs are
             picked.
@@ -219,8 +233,10 @@ def validate(
     calibration = calibrate(fitting, seed)
     testing = score_series(network, cache, range(half, made))
     forged = [picture for picture in pictures if picture.part == FORGERIES]
-    found = score_pictures(network, tower, [p for p in forged if p.mask is not None or p.label == "real"])
-    clean = score_pictures(network, tower, found_untouched(pictures, untouched, seed))
+    found = score_pictures(
+        network, tower, traces, [p for p in forged if p.mask is not None or p.label == "real"]
+    )
+    clean = score_pictures(network, tower, traces, found_untouched(pictures, untouched, seed))
     report: dict[str, Any] = {
         "calibration_n": len(fitting),
         "made": summarise(testing, calibration),
@@ -240,9 +256,10 @@ def validate(
 
 
 def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -> dict[str, Any]:
-    """Mean pixel AUC on made forgeries with everything, without the tower, and with grey pixels (tower alone)."""
+    """Mean pixel AUC on made forgeries with everything, with inputs withheld, and alone (the pixels are grey, then)."""
     network.eval()
-    scores: dict[str, list[float]] = {"everything": [], "pixels_alone": [], "tower_alone": []}
+    names = ("everything", "without_traces", "pixels_alone", "tower_alone", "traces_alone")
+    scores: dict[str, list[float]] = {name: [] for name in names}
     for index in indices:
         sample = cache[index]
         if not sample.tampered:
@@ -251,13 +268,15 @@ def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -
         grey = np.full_like(sample.pixels, 128)
         height, width = sample.mask.shape
         inputs = {
-            "everything": (sample.pixels, values),
-            "pixels_alone": (sample.pixels, None),
-            "tower_alone": (grey, values),
+            "everything": (sample.pixels, values, sample.traces),
+            "without_traces": (sample.pixels, values, None),
+            "pixels_alone": (sample.pixels, None, None),
+            "tower_alone": (grey, values, None),
+            "traces_alone": (grey, None, sample.traces),
         }
-        for name, (pixels, patches) in inputs.items():
+        for name, (pixels, patches, traces) in inputs.items():
             with torch.inference_mode():
-                logits = network(pixels, patches=patches).mask.float().cpu().numpy()
+                logits = network(pixels, patches=patches, traces=traces).mask.float().cpu().numpy()
             soft = to_mask(logits, 0.0, width, height, PixelCalibration()).soft
             scores[name].append(pixel_auc(soft, sample.mask))
     found: dict[str, Any] = {
@@ -296,6 +315,7 @@ def export(
     *,
     training: Mapping[str, Any],
     validation: Mapping[str, Any],
+    traces: bool = False,
 ) -> Path:
     """Write half-precision weights and the manifest that :class:`vlmforensics.masks.MaskHead` loads.
 
@@ -305,6 +325,7 @@ def export(
         folder: made where missing.
         training: command, seed, data summary: whatever lets a reader judge and repeat the run.
         validation: the report of :func:`validate`.
+        traces: the weights were trained with the blending detector's maps.
 
     Returns:
         The manifest's path.
@@ -316,10 +337,10 @@ def export(
         "schema": SCHEMA,
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
         "network": network.config.to_json(),
-        "inputs": {"tower": True, "boundary": False, "seg": False},
+        "inputs": {"tower": True, "traces": traces, "seg": False},
         "inputs_note": (
-            "Trained with the learned default [SEG] prompt and without boundary maps: these weights ignore "
-            "hidden states at [SEG], label log-probabilities and boundary maps."
+            "Trained with the learned default [SEG] prompt: these weights ignore hidden states at [SEG] and label "
+            "log-probabilities; inputs that are false here are ignored too."
         ),
         "calibration": calibration.to_json(),
         "training": dict(training),

@@ -55,12 +55,12 @@ def map_loss(logits: Tensor, target: Tensor, weights: LossWeights) -> Tensor:
 
 def coarse_loss(coarse: Tensor, mask: BoolMask, weights: LossWeights) -> Tensor:
     """Loss of the encoder's own map, logits (side, side)."""
-    return weights.coarse * map_loss(coarse, target_map(mask, coarse.shape[-1]), weights)
+    return weights.coarse * map_loss(coarse, target_map(mask, coarse.shape[-1]).to(coarse.device), weights)
 
 
 def full_loss(prediction: Prediction, mask: BoolMask, weights: LossWeights) -> Tensor:
     """Loss of everything the network says about one picture."""
-    target = target_map(mask, prediction.mask.shape[-1])
+    target = target_map(mask, prediction.mask.shape[-1]).to(prediction.mask.device)
     loss = map_loss(prediction.mask, target, weights) + coarse_loss(prediction.coarse, mask, weights)
     loss = loss + weights.edge * F.binary_cross_entropy_with_logits(prediction.edge, outline(target))
     present = torch.full_like(prediction.presence, float(mask.any()))

@@ -24,12 +24,14 @@ from vlmforensics.finetune.pictures import Picture
 from vlmforensics.finetune.tampering import recompress, tamper
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize
 from vlmforensics.settings import Settings
-from vlmforensics.types import BoolMask, Pixels
+from vlmforensics.types import BoolMask, Pixels, Traces
 
 logger = logging.getLogger(__name__)
 
 TowerFunction = Callable[[Pixels], Mapping[int, NDArray[np.float32]]]
 """Upright pixels → layer → float32 (rows, columns, channels), as ``Look.patches``."""
+TraceFunction = Callable[[Pixels], Traces | None]
+"""Upright pixels → maps of the blending detector."""
 SMALLEST_AREA, LARGEST_AREA = 0.003, 0.6
 """Share of the picture that made tampering may cover; others are drawn again."""
 _METHODS: tuple[Literal["bilinear", "bicubic", "lanczos"], ...] = ("bilinear", "bicubic", "lanczos")
@@ -45,6 +47,7 @@ class Sample:
         pixels: uint8 (H, W, 3).
         mask: bool (H, W), True = tampered; all False for an untouched picture.
         patches: layer → float16 (rows, columns, channels) of the frozen tower.
+        traces: maps of the blending detector, or None.
         kind: the manipulation, or ``untouched``.
         source: where the picture comes from.
     """
@@ -54,6 +57,7 @@ class Sample:
     patches: Mapping[int, NDArray[np.float16]]
     kind: str
     source: str
+    traces: Traces | None = None
 
     @property
     def tampered(self) -> bool:
@@ -82,6 +86,7 @@ class SampleMaker:
         layers: its layers to keep.
         seed: of the series.
         short_side: range of the short side in pixels.
+        traces: the blending detector, or None.
     """
 
     def __init__(
@@ -91,8 +96,10 @@ class SampleMaker:
         layers: Sequence[int],
         seed: int,
         short_side: tuple[int, int] = (288, 560),
+        traces: TraceFunction | None = None,
     ) -> None:
         self.tower = tower
+        self.traces = traces
         self.layers = tuple(layers)
         self.seed = seed
         self.short_side = short_side
@@ -120,7 +127,8 @@ class SampleMaker:
         pixels, mask = recompress(pixels, mask, rng)
         patches = self.tower(pixels)
         kept = {layer: patches[layer].astype(np.float16) for layer in self.layers}
-        return Sample(pixels, mask > 0.5, kept, kind, source)
+        traces = self.traces(pixels) if self.traces is not None else None
+        return Sample(pixels, mask > 0.5, kept, kind, source, traces)
 
     def _draw(self, label: str, rng: np.random.Generator) -> tuple[Pixels, str]:
         """A random picture, cropped and scaled, of a source drawn by the root of its size."""
@@ -183,10 +191,14 @@ class SampleCache:
 
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, from disk where it is there."""
+        return read_sample(self.fill(index))
+
+    def fill(self, index: int) -> Path:
+        """Make sample ``index`` where it isn't there; returns its file."""
         path = self.folder / f"{index:06d}.npz"
         if not path.exists():
             write_sample(path, self.maker.make(index))
-        return read_sample(path)
+        return path
 
 
 def write_sample(path: Path, sample: Sample) -> None:
@@ -197,6 +209,10 @@ def write_sample(path: Path, sample: Sample) -> None:
         "text": np.array([sample.kind, sample.source]),
     }
     fields.update({f"patches.{layer}": patches for layer, patches in sample.patches.items()})
+    if sample.traces is not None:
+        fields["boundary"] = sample.traces.boundary.astype(np.float16)
+        if sample.traces.region is not None:
+            fields["region"] = sample.traces.region.astype(np.float16)
     buffer = io.BytesIO()
     np.savez(buffer, **fields)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -216,4 +232,8 @@ def read_sample(path: Path) -> Sample:
             for name in stored.files
             if name.startswith("patches.")
         }
-    return Sample(pixels, bits.reshape(height, width).astype(np.bool_), patches, kind, source)
+        maps = {
+            name: stored[name].astype(np.float32) for name in ("boundary", "region") if name in stored.files
+        }
+    traces = Traces(**maps) if maps else None
+    return Sample(pixels, bits.reshape(height, width).astype(np.bool_), patches, kind, source, traces)

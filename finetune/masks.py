@@ -17,7 +17,9 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -26,8 +28,10 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
+from vlmforensics.blending import BlendingDetector
 from vlmforensics.errors import SettingsError
 from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.mask_export import (
@@ -39,11 +43,19 @@ from vlmforensics.finetune.mask_export import (
     validate,
 )
 from vlmforensics.finetune.mask_objective import LossWeights, coarse_loss, full_loss
-from vlmforensics.finetune.mask_samples import Sample, SampleCache, SampleMaker, TowerFunction
+from vlmforensics.finetune.mask_samples import (
+    Sample,
+    SampleCache,
+    SampleMaker,
+    TowerFunction,
+    TraceFunction,
+)
 from vlmforensics.finetune.pictures import Picture, held_back, load_manifest
 from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.masks.sam import to_frame
-from vlmforensics.types import Box, Pixels
+from vlmforensics.settings import Settings
+from vlmforensics.types import Box, Pixels, Traces
+from vlmforensics.vlm.devices import pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +78,14 @@ class MaskTraining:
             knows what catches the eye and where the middle is, and a network that gets it from the start learns
             that instead of traces.
         tower_dropout: the same in the second phase, for backbones without a tower.
+        trace_dropout: share of samples whose blending maps are withheld, for external detectors that draw none. The
+            rest are weakened at random: the detector learnt on these very pictures, and is surer of them.
         prompt_share: share of samples of the second phase that come with a click or a box.
         save_every: steps between checkpoints.
         threads: torch threads; 0 = as torch chooses.
+        start: weights (safetensors, all tensors) to begin with instead of random ones.
+        frozen: beginnings of parameter names that don't learn, e.g. ``encoder.forensic``.
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     data: Path
@@ -82,9 +99,13 @@ class MaskTraining:
     seed: int = 0
     encoder_tower_dropout: float = 0.7
     tower_dropout: float = 0.15
+    trace_dropout: float = 0.1
     prompt_share: float = 0.25
     save_every: int = 100
     threads: int = 0
+    start: Path | None = None
+    frozen: tuple[str, ...] = ()
+    device: str = "auto"
     weights: LossWeights = field(default_factory=LossWeights)
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
@@ -162,11 +183,21 @@ def sample_loss(
     patches = None
     if rng.random() >= (config.tower_dropout if whole else config.encoder_tower_dropout):
         patches = {layer: values.astype(np.float32) for layer, values in sample.patches.items()}
-    embedding, coarse = network.embed(sample.pixels, patches, None)
+    traces = weakened(sample.traces, rng) if rng.random() >= config.trace_dropout else None
+    embedding, coarse = network.embed(sample.pixels, patches, traces)
     if not whole:
         return coarse_loss(coarse[0, 0], sample.mask, config.weights)
     prompts = simulated_prompts(sample, rng) if rng.random() < config.prompt_share else ([], None)
     return full_loss(network.decode(embedding, coarse, None, None, *prompts), sample.mask, config.weights)
+
+
+def weakened(traces: Traces | None, rng: np.random.Generator) -> Traces | None:
+    """The maps with the region's logits scaled by 0.5 to 1.1 and shifted by half a logit or so."""
+    if traces is None or traces.region is None:
+        return traces
+    values = np.clip(traces.region, 1e-6, 1 - 1e-6)
+    logits = np.log(values / (1 - values)) * rng.uniform(0.5, 1.1) + rng.normal(0, 0.5)
+    return Traces(traces.boundary, (1 / (1 + np.exp(-logits))).astype(np.float32))
 
 
 def everything_of(network: MaskNetwork) -> dict[str, torch.nn.Parameter]:
@@ -174,23 +205,33 @@ def everything_of(network: MaskNetwork) -> dict[str, torch.nn.Parameter]:
     return cast("dict[str, torch.nn.Parameter]", network.state_dict(keep_vars=True))
 
 
-def training_cache(config: MaskTraining, tower: TowerFunction, *, validation: bool = False) -> SampleCache:
+def training_cache(
+    config: MaskTraining,
+    tower: TowerFunction,
+    traces: TraceFunction | None = None,
+    *,
+    validation: bool = False,
+) -> SampleCache:
     """The cached sample series of a run: from the training sources, or from those that are held back."""
     pictures = [
         picture
         for picture in load_manifest(config.data)
         if picture.part != FORGERIES and held_back(picture.source) == validation
     ]
-    maker = SampleMaker(pictures, tower, config.network.encoder.layers, config.seed + int(validation))
+    layers = config.network.encoder.layers
+    maker = SampleMaker(pictures, tower, layers, config.seed + int(validation), traces=traces)
     return SampleCache(config.out / "cache" / ("val" if validation else "train"), maker)
 
 
-def train(config: MaskTraining, tower: TowerFunction, *, resume: bool = False) -> MaskNetwork:
+def train(
+    config: MaskTraining, tower: TowerFunction, traces: TraceFunction | None = None, *, resume: bool = False
+) -> MaskNetwork:
     """Train (or go on training) and return the network; the checkpoint is in ``config.out``.
 
     Args:
         config: the run.
         tower: the frozen tower, e.g. ``vlmforensics.compact``'s.
+        traces: the blending detector, or None.
         resume: continue from the checkpoint in ``config.out``.
 
     Raises:
@@ -200,7 +241,14 @@ def train(config: MaskTraining, tower: TowerFunction, *, resume: bool = False) -
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     network = MaskNetwork(config.network)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.decay)
+    if config.start is not None:
+        network.load_state_dict(load_file(config.start), strict=True)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(config.frozen))
+    network = network.to(pick_device(Settings(device=config.device)))
+    optimizer = torch.optim.AdamW(
+        [p for p in network.parameters() if p.requires_grad], lr=config.rate, weight_decay=config.decay
+    )
     config.out.mkdir(parents=True, exist_ok=True)
     first = 0
     if resume:
@@ -208,15 +256,15 @@ def train(config: MaskTraining, tower: TowerFunction, *, resume: bool = False) -
         if facts is None:
             raise SettingsError(f"nothing to resume: no saved state in {config.out}")
         first = int(facts["step"])
-    cache = training_cache(config, tower)
+    cache = training_cache(config, tower, traces)
     (config.out / "config.json").write_text(
         json.dumps(asdict(config), default=str, indent=1), encoding="utf-8"
     )
     switch = round(config.encoder_share * config.steps)
     started = time.monotonic()
     with (config.out / "log.jsonl").open("a" if resume else "w", encoding="utf-8") as log:
-        for step in range(first, config.steps):
-            loss = train_step(network, optimizer, cache, config, step, whole=step >= switch)
+        for step, samples in read_ahead(cache, config, first):
+            loss = train_step(network, optimizer, samples, config, step, whole=step >= switch)
             seconds = round(time.monotonic() - started, 1)
             log.write(
                 json.dumps({"step": step, "loss": loss, "whole": step >= switch, "seconds": seconds}) + "\n"
@@ -228,10 +276,34 @@ def train(config: MaskTraining, tower: TowerFunction, *, resume: bool = False) -
     return network
 
 
+def read_ahead(
+    cache: SampleCache, config: MaskTraining, first: int, steps: int = 8
+) -> Iterator[tuple[int, list[Sample]]]:
+    """Each step from ``first`` with its samples, read by one thread up to ``steps`` ahead of the optimiser."""
+    reader = ThreadPoolExecutor(1)
+    coming: deque[tuple[int, list[Future[Sample]]]] = deque()
+    try:
+        for step in range(first, config.steps):
+            coming.append((step, [reader.submit(cache.__getitem__, i) for i in batch_indices(config, step)]))
+            if len(coming) > steps:
+                due, samples = coming.popleft()
+                yield due, [sample.result() for sample in samples]
+        for due, samples in coming:
+            yield due, [sample.result() for sample in samples]
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def fill(cache: SampleCache, config: MaskTraining, part: tuple[int, int]) -> None:
+    """Make every ``part[1]``-th sample of the cache, from number ``part[0]``: to share the work among processes."""
+    for index in range(part[0], config.samples, part[1]):
+        cache.fill(index)
+
+
 def train_step(
     network: MaskNetwork,
     optimizer: torch.optim.AdamW,
-    cache: SampleCache,
+    samples: Sequence[Sample],
     config: MaskTraining,
     step: int,
     *,
@@ -243,9 +315,9 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     network.train()
     total = 0.0
-    for index in batch_indices(config, step):
+    for index, sample in zip(batch_indices(config, step), samples, strict=True):
         rng = np.random.default_rng([config.seed, 11, step, index])
-        loss = sample_loss(network, cache[index], config, rng, whole=whole) / config.batch
+        loss = sample_loss(network, sample, config, rng, whole=whole) / config.batch
         loss.backward()
         total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -272,6 +344,7 @@ def finish(
     network: MaskNetwork,
     config: MaskTraining,
     tower: TowerFunction,
+    traces: TraceFunction | None = None,
     *,
     made: int,
     untouched: int,
@@ -279,12 +352,13 @@ def finish(
     maps: Mapping[str, MapFunction] | None = None,
 ) -> Path:
     """Round to half precision, calibrate, validate, export to ``out/export``; returns the manifest's path."""
-    network = round_trip_half(network).eval()
+    network = round_trip_half(network.cpu()).eval()
     pictures = load_manifest(config.data)
-    cache = training_cache(config, tower, validation=True)
+    cache = training_cache(config, tower, traces, validation=True)
     calibration, report = validate(
         network,
         tower,
+        traces,
         cache,
         pictures,
         made=made,
@@ -306,7 +380,15 @@ def finish(
         "held_back_sources": sorted({p.source for p in used if held_back(p.source)}),
         "pictures_sha256": pictures_digest(used),
     }
-    return export(network, calibration, config.out / "export", training=training, validation=report)
+    training["blending_weights"] = None if traces is None else BlendingDetector.load().weights_sha256
+    return export(
+        network,
+        calibration,
+        config.out / "export",
+        training=training,
+        validation=report,
+        traces=traces is not None,
+    )
 
 
 def pictures_digest(pictures: Sequence[Picture]) -> str:
@@ -325,6 +407,15 @@ def main(
     threads: Annotated[int, typer.Option(help="Torch threads; 0 = all.")] = 0,
     made: Annotated[int, typer.Option(help="Made validation samples, half of them for calibration.")] = 300,
     untouched: Annotated[int, typer.Option(help="Found untouched photographs to validate on.")] = 250,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    start: Annotated[Path | None, typer.Option(help="Weights (safetensors) to begin with.")] = None,
+    frozen: Annotated[
+        list[str] | None, typer.Option(help="Beginning of names of parameters that don't learn; repeatable.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = MaskTraining.rate,
+    fill_only: Annotated[
+        str, typer.Option(help="Only make samples, share I/N of them: for N processes side by side.")
+    ] = "",
     resume: Annotated[bool, typer.Option(help="Continue from the saved state.")] = False,
 ) -> None:
     """Train the mask head, validate it on held-back sources, and export it with its manifest."""
@@ -338,11 +429,20 @@ def main(
         batch=batch,
         seed=seed,
         threads=threads,
+        device=device,
+        start=start,
+        frozen=tuple(frozen or ()),
+        rate=rate,
     )
     tower = base_tower(config.network.encoder.layers, threads)
-    network = train(config, tower, resume=resume)
+    detector = BlendingDetector.load()
+    if fill_only:
+        index, _, count = fill_only.partition("/")
+        fill(training_cache(config, tower, detector.traces), config, (int(index), int(count)))
+        return
+    network = train(config, tower, detector.traces, resume=resume)
     command = shlex.join(["python", "-m", "vlmforensics.finetune.masks", *sys.argv[1:]])
-    path = finish(network, config, tower, made=made, untouched=untouched, command=command)
+    path = finish(network, config, tower, detector.traces, made=made, untouched=untouched, command=command)
     typer.echo(path.read_text(encoding="utf-8"))
 
 

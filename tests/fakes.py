@@ -17,7 +17,7 @@ from vlmforensics.fusion.calibrators import Logistic, Vector
 from vlmforensics.fusion.conformal import LabelScores
 from vlmforensics.imaging import encode
 from vlmforensics.settings import Settings
-from vlmforensics.types import LABELS, Box, Evidence, Mask, Region, Reliability
+from vlmforensics.types import LABELS, Box, Evidence, Mask, Region, Reliability, Traces
 from vlmforensics.vlm.base import LABEL_HEAD, TEXT, Look
 
 ZERO = np.zeros(3)
@@ -101,7 +101,7 @@ class Blending:
             "blending", "The blending score is 0.700 of 1.", score=0.7, heatmap=boundary,
             region=Region(Box(0, 0, max(1, case.width // 2), max(1, case.height // 2))),
         )  # fmt: skip
-        return [evidence], boundary
+        return [evidence], Traces(boundary)
 
     def sentence(self, evidence):
         return f"The blending detector gives {evidence.score:.2f} out of 1."
@@ -116,10 +116,8 @@ class Masks:
         self.finds = finds
         self.asked = []
 
-    def locate(self, pixels, *, patches, boundary, seg, label_log_probs, points=(), box=None):
-        self.asked.append(
-            {"patches": patches, "boundary": boundary, "seg": seg, "log_probs": label_log_probs}
-        )
+    def locate(self, pixels, *, patches, traces, seg, label_log_probs, points=(), box=None):
+        self.asked.append({"patches": patches, "traces": traces, "seg": seg, "log_probs": label_log_probs})
         if not self.finds:
             return None
         height, width = pixels.shape[:2]

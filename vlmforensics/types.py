@@ -234,6 +234,19 @@ class SourceFailure:
 
 
 @dataclass(frozen=True, eq=False)
+class Traces:
+    """What a blending detector draws over the upright picture, at a resolution of its own.
+
+    Attributes:
+        boundary: float32 (h, w) in [0, 1]: where two sources meet.
+        region: float32 (h, w) in [0, 1]: what is foreign; None where the detector doesn't say.
+    """
+
+    boundary: Grey
+    region: Grey | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Mask:
     """Where the mask head suspects tampering.
 
@@ -350,7 +363,8 @@ class Report:
 
     Only ``explanation`` and ``conversation`` are filled in later, by the assistant. ``case`` and pixel-sized arrays
     live only as long as the report object; the record keeps neither. ``look`` is the backbone's private state, from
-    which the explanation continues. ``guarantee`` is one sentence: what the calibration promises about real pictures.
+    which the explanation continues, and ``traces`` are what the blending detector drew. ``guarantee`` is one sentence:
+    what the calibration promises about real pictures.
     """
 
     case: CaseImage
@@ -363,6 +377,7 @@ class Report:
     conversation: tuple[Answer, ...] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     look: Any = field(default=None, repr=False)
+    traces: Traces | None = field(default=None, repr=False)
     guarantee: str = ""
 
     @property

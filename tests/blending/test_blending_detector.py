@@ -34,15 +34,20 @@ def case(pixels: np.ndarray) -> CaseImage:
 @pytest.mark.parametrize("size", [(32, 32), (1, 40), (40, 1), (63, 200)])
 def test_pictures_too_small_are_left_alone(untrained: BlendingDetector, size: tuple[int, int]) -> None:
     pixels = np.full((*size, 3), 100, np.uint8)
-    found, boundary = untrained.examine_map(case(pixels))
+    found, traces = untrained.examine_map(case(pixels))
     assert found == []
+    assert traces is untrained.traces(pixels) is None
+    boundary = untrained.map(pixels)
     assert boundary.shape == (max(1, size[0] // 4), max(1, size[1] // 4))
     assert not boundary.any()
 
 
 def test_one_evidence_with_everything_in_it(untrained: BlendingDetector) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
-    found, boundary = untrained.examine_map(case(pixels))
+    found, traces = untrained.examine_map(case(pixels))
+    assert traces is not None
+    assert traces.region is not None
+    boundary = traces.boundary
     assert len(found) == 1
     assert found[0].source == "blending"
     assert found[0].status == "measured"
@@ -55,7 +60,11 @@ def test_one_evidence_with_everything_in_it(untrained: BlendingDetector) -> None
     assert 0 <= boundary.min() <= boundary.max() <= 1
     assert found[0].recompute["weights_sha256"] == "0" * 64
     json.dumps(dict(found[0].recompute))
+    assert traces.region.shape == boundary.shape
     assert np.array_equal(boundary, untrained.map(pixels))
+    alone = untrained.traces(pixels)
+    assert alone is not None
+    assert np.array_equal(alone.region, traces.region)
     assert untrained.examine(case(pixels))[0].score == found[0].score
 
 
@@ -83,11 +92,6 @@ def test_shipped_weights_are_those_of_the_manifest() -> None:
 
 @shipped
 @pytest.mark.model
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the shipped weights are a short training run (see figures in blending.json); better ones end this mark",
-)
 def test_planted_splices_raise_the_score() -> None:
     """Sharp and grainy content of another picture, pasted hard, then saved again like the untouched picture."""
     from skimage import data

@@ -72,8 +72,10 @@ def test_channel_order_and_index(folder: Path) -> None:
 
 def test_map_becomes_region_and_heatmap(folder: Path) -> None:
     (folder / "map.toml").write_text(TOML + "map_output = 1\nthreshold = 0.6\n", encoding="utf-8")
-    found, drawn = ExternalDetector.load(folder / "map.toml").examine_map(case(red=0, blue=255))
-    assert drawn.shape == (24, 32)
+    found, traces = ExternalDetector.load(folder / "map.toml").examine_map(case(red=0, blue=255))
+    assert traces is not None
+    assert traces.boundary.shape == (24, 32)
+    assert traces.region is None
     assert found[0].region is not None
     assert found[0].region.box.x1 == 128
     assert abs(found[0].region.box.x0 - 64) <= 4

@@ -11,7 +11,7 @@ import pytest
 from vlmforensics.errors import SettingsError
 from vlmforensics.eval.blending import by_video, conditions, deepfakebench, edge_auc, measure, real_tampering
 from vlmforensics.imaging import encode
-from vlmforensics.types import CaseImage, Evidence
+from vlmforensics.types import CaseImage, Evidence, Traces
 
 
 class RedDetector:
@@ -19,10 +19,10 @@ class RedDetector:
 
     weights_sha256 = "0" * 64
 
-    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], np.ndarray]:
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces]:
         pixels = case.upright.astype(np.float32) / 255
         found = Evidence(source="blending", statement="Red is measured.", score=float(pixels[..., 0].mean()))
-        return [found], pixels[::4, ::4, 1]
+        return [found], Traces(pixels[::4, ::4, 1])
 
 
 def save(path: Path, red: int, green: np.ndarray | None = None) -> None:

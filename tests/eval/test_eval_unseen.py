@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlmforensics.eval import score, unseen
+from vlmforensics.eval.card import stored_evidence
 from vlmforensics.eval.report import write
 from vlmforensics.finetune.calibrate import Row
 from vlmforensics.finetune.pictures import Picture
@@ -29,13 +30,11 @@ def test_stored_verdicts_are_those_of_the_judge(fakes, rows, tmp_path):
     calibration = fakes.calibration()
     out = tmp_path / "unseen"
     for _ in range(2):  # a second time replaces the first
-        unseen.store(
-            out, Path("/data"), {"equalised": rows}, unseen.stored_evidence, lambda row: calibration, 0.01
-        )
+        unseen.store(out, Path("/data"), {"equalised": rows}, stored_evidence, lambda row: calibration, 0.01)
     result = score.score(out, unseen=True)
     assert result["conditions"]["equalised"]["n"] == {"real": 6, "synthetic": 6, "tampered": 6}
     assert result["conditions"]["equalised"]["detection"]["tampered"]["auc"]["value"] == 1.0
-    said = [judge(unseen.stored_evidence(row), calibration)[1].label for row in rows]
+    said = [judge(stored_evidence(row), calibration)[1].label for row in rows]
     decided = sum(label != "inconclusive" for label in said)
     assert result["conditions"]["equalised"]["selective"]["coverage"]["count"] == decided
     assert result["unseen"]

@@ -314,9 +314,9 @@ def test_export_loads_and_tells_its_story(data, finished, tmp_path):
     assert report["found_forgeries_by_source"]["x"]["n"] == 1
     assert 0 <= report["found_forgeries"]["tampered"]["f1_fixed"] <= 1
     assert set(report["classical_made"]) == {"centre_prior", "noise_deviation", "evidence_room_noise"}
-    parts = {"everything", "pixels_alone", "tower_alone"}
+    parts = {"everything", "without_traces", "pixels_alone", "tower_alone", "traces_alone"}
     assert parts <= set(report["made_ablation"]) or not report["made_ablation"]["n"]
-    assert manifest["inputs"] == {"tower": True, "boundary": False, "seg": False}
+    assert manifest["inputs"] == {"tower": True, "traces": False, "seg": False}
     head = MaskHead.load(folder=path.parent)
     pixels = np.zeros((80, 90, 3), np.uint8)
     assert head.locate(pixels, patches=tower(pixels)).soft.shape == (80, 90)

@@ -16,7 +16,7 @@ from vlmforensics.masks import MaskHead, PixelCalibration, TrainedInputs  # noqa
 from vlmforensics.masks.encoder import EncoderConfig  # noqa: E402
 from vlmforensics.masks.network import MaskNetwork, NetworkConfig, Prediction  # noqa: E402
 from vlmforensics.masks.sam import DecoderConfig  # noqa: E402
-from vlmforensics.types import Box, Mask  # noqa: E402
+from vlmforensics.types import Box, Mask, Traces  # noqa: E402
 
 TINY = NetworkConfig(
     EncoderConfig(tower_channels=12, width=16, semantic=8, blocks=1, channels=32),
@@ -43,7 +43,7 @@ def write_folder(place, tensors, **changes):
         "schema": "vlmforensics.masks/1",
         "weights": {"file": "masks.safetensors", "sha256": hashlib.sha256(data).hexdigest()},
         "network": TINY.to_json(),
-        "inputs": {"tower": True, "boundary": True, "seg": True},
+        "inputs": {"tower": True, "traces": True, "seg": True},
         "calibration": PixelCalibration(threshold=0.5).to_json(),
     }
     (place / "masks.json").write_text(json.dumps({**manifest, **changes}))
@@ -86,7 +86,7 @@ def test_loads_what_an_export_wrote(folder):
     assert head.weights_sha256 == hashlib.sha256((folder / "masks.safetensors").read_bytes()).hexdigest()
     assert not head.network.training
     assert all(parameter.dtype == torch.float32 for parameter in head.network.parameters())
-    mask = head.locate(picture(90, 120), patches=features(), boundary=None, seg=SEG, label_log_probs=TAMPERED)
+    mask = head.locate(picture(90, 120), patches=features(), traces=None, seg=SEG, label_log_probs=TAMPERED)
     assert isinstance(mask, Mask)
     assert mask.soft.shape == (90, 120)
     assert 0 <= mask.soft.min() <= mask.soft.max() <= 1
@@ -165,20 +165,20 @@ def test_inputs_that_training_did_not_see_are_ignored():
     logits = np.zeros((256, 256), np.float32)
     given = {
         "patches": features(),
-        "boundary": np.ones((8, 8), np.float32),
+        "traces": Traces(np.ones((8, 8), np.float32)),
         "seg": SEG,
         "label_log_probs": TAMPERED,
     }
     plain = scripted(logits)
     plain.locate(picture(64, 64), **given)
-    assert plain.network.asked["seg"] is plain.network.asked["boundary"] is None
+    assert plain.network.asked["seg"] is plain.network.asked["traces"] is None
     assert plain.network.asked["label_log_probs"] is None
     assert sorted(plain.network.asked["patches"]) == [4, 8, 12]
-    trained = scripted(logits, boundary=True, seg=True)
+    trained = scripted(logits, traces=True, seg=True)
     trained.locate(picture(64, 64), **given)
     assert trained.network.asked["seg"] is SEG
     assert trained.network.asked["label_log_probs"] == TAMPERED
-    assert trained.network.asked["boundary"] is given["boundary"]
+    assert trained.network.asked["traces"] is given["traces"]
 
 
 def test_features_of_another_tower_count_as_absent_but_a_missing_layer_is_an_error():

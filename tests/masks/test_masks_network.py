@@ -21,7 +21,7 @@ from vlmforensics.masks.residuals import (  # noqa: E402
     sample_blocks,
 )
 from vlmforensics.masks.sam import FRAME, DecoderConfig, to_frame  # noqa: E402
-from vlmforensics.types import Box  # noqa: E402
+from vlmforensics.types import Box, Traces  # noqa: E402
 
 TINY = NetworkConfig(
     EncoderConfig(tower_channels=12, width=16, semantic=8, blocks=1, channels=32),
@@ -73,9 +73,12 @@ def test_tower_and_boundary_are_read_and_may_be_absent(network):
     absent = predict(network, pixels).mask
     assert torch.equal(absent, predict(network, pixels, patches={}).mask)
     assert not torch.allclose(absent, predict(network, pixels, patches=features()).mask)
-    assert not torch.allclose(absent, predict(network, pixels, boundary=boundary).mask)
-    blank = predict(network, pixels, boundary=np.zeros_like(boundary)).mask
+    assert not torch.allclose(absent, predict(network, pixels, traces=Traces(boundary)).mask)
+    blank = predict(network, pixels, traces=Traces(np.zeros_like(boundary))).mask
     assert not torch.allclose(absent, blank), "an empty boundary map is a finding, no map is none"
+    everywhere = predict(network, pixels, traces=Traces(boundary, np.full_like(boundary, 0.9)))
+    nowhere = predict(network, pixels, traces=Traces(boundary, np.full_like(boundary, 0.1)))
+    assert (everywhere.coarse > nowhere.coarse).all(), "the region map is where the head starts from"
 
 
 def test_seg_and_label_both_act_on_the_mask(network):

@@ -40,11 +40,11 @@ from vlmforensics.types import (
     CaseImage,
     Evidence,
     EvidenceSource,
-    Grey,
     Mask,
     ModelInfo,
     Report,
     SourceFailure,
+    Traces,
 )
 from vlmforensics.vlm.base import LABEL_HEAD, TEXT, Backbone, Look
 
@@ -88,7 +88,7 @@ class _Examination:
     clock: _Clock
     local: list[Evidence] = field(default_factory=list)
     blending: list[Evidence] = field(default_factory=list)
-    boundary: Grey | None = None
+    traces: Traces | None = None
     hints: tuple[str, ...] = ()
     failures: list[SourceFailure] = field(default_factory=list)
 
@@ -246,7 +246,7 @@ class Assistant:
             return
         with work.clock("blending"):
             try:
-                work.blending, work.boundary = detector.examine_map(work.case)
+                work.blending, work.traces = detector.examine_map(work.case)
                 work.hints = tuple(detector.sentence(evidence) for evidence in work.blending)
             except Exception as error:  # noqa: BLE001 - see _collect_sources
                 work.fail("blending", error)
@@ -280,7 +280,7 @@ class Assistant:
                 mask = head.locate(
                     pixels,
                     patches=own.patches if own is not None else tower(pixels) if tower is not None else {},
-                    boundary=work.boundary,
+                    traces=work.traces,
                     seg=own.seg if own is not None else None,
                     label_log_probs=own.log_probs if own is not None else None,
                 )
@@ -314,6 +314,7 @@ class Assistant:
             failures=tuple(work.failures),
             timing=work.clock.total(),
             look=look,
+            traces=work.traces,
             guarantee=self._calibration.guarantee(self.settings.alpha).sentence,
         )
 
@@ -377,7 +378,7 @@ class Assistant:
         return head.locate(
             pixels,
             patches=look.patches if look is not None else tower(pixels) if tower is not None else {},
-            boundary=next((item.heatmap for item in report.evidence if item.source == "blending"), None),
+            traces=report.traces,
             seg=look.seg if look is not None else None,
             label_log_probs=look.log_probs if look is not None else None,
             points=points,

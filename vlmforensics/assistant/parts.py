@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from vlmforensics.errors import MissingExtra, WeightsUnavailable
 from vlmforensics.fusion import Calibration
 from vlmforensics.settings import Settings
-from vlmforensics.types import Box, CaseImage, Evidence, EvidenceSource, Grey, Mask, ModelInfo, Pixels
+from vlmforensics.types import Box, CaseImage, Evidence, EvidenceSource, Mask, ModelInfo, Pixels, Traces
 from vlmforensics.vlm.base import Backbone
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class BlendingWitness(Protocol):
 
     weights_sha256: str
 
-    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Grey]:
-        """One evidence, source ``blending``, and the float32 (H // 4, W // 4) boundary probability."""
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces | None]:
+        """One evidence, source ``blending``, and what was drawn over the upright picture, if anything."""
         ...
 
     def sentence(self, evidence: Evidence) -> str:
@@ -54,7 +54,7 @@ class MaskWitness(Protocol):
         pixels: Pixels,
         *,
         patches: Mapping[int, NDArray[np.float32]],
-        boundary: Grey | None,
+        traces: Traces | None,
         seg: NDArray[np.float32] | None,
         label_log_probs: tuple[float, float, float] | None,
         points: Sequence[Any] = (),

@@ -19,7 +19,7 @@ from vlmforensics.blending.model import BlendingNet
 from vlmforensics.blending.tiles import BATCH, MAX_TILES, OVERLAP, TILE, Analysis, analyse
 from vlmforensics.errors import AdapterMismatch, WeightsCorrupt, WeightsUnavailable
 from vlmforensics.settings import Settings
-from vlmforensics.types import CaseImage, Evidence, Grey, Pixels
+from vlmforensics.types import CaseImage, Evidence, Grey, Pixels, Traces
 
 FORMAT = "vlmforensics.blending/1"
 MIN_SIDE = 64
@@ -162,14 +162,21 @@ class BlendingDetector:
         """One evidence, or an empty list where the picture is too small."""
         return self.examine_map(case)[0]
 
-    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Grey]:
-        """The evidence and the boundary map, from one pass.
+    def traces(self, pixels: Pixels) -> Traces | None:
+        """Both maps of a picture, see ``examine_map``; None where it is too small."""
+        if min(pixels.shape[:2]) < MIN_SIDE:
+            return None
+        found = self.analyse(pixels)
+        return Traces(finding.sigmoid(found.boundary), finding.sigmoid(found.region))
+
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces | None]:
+        """The evidence and both maps, from one pass.
 
         Returns:
-            The list (see ``examine``), and float32 (H // 4, W // 4) in [0, 1] over the upright frame.
+            The list (see ``examine``), and maps (H // 4, W // 4) over the upright frame; None where it is too small.
         """
         if min(case.width, case.height) < MIN_SIDE:
-            return [], self.map(case.upright)
+            return [], None
         found = self.analyse(case.upright)
         boundary = finding.sigmoid(found.boundary)
         made = finding.evidence(
@@ -187,7 +194,7 @@ class BlendingDetector:
                 "map_threshold": self.thresholds.map,
             },
         )
-        return [made], boundary
+        return [made], Traces(boundary, finding.sigmoid(found.region))
 
     def sentence(self, evidence: Evidence) -> str:
         """The prompt hint for a language model; see ``finding.sentence``."""

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from vlmforensics.blending import finding
 from vlmforensics.errors import MissingExtra, ModelError, SettingsError, WeightsCorrupt, WeightsUnavailable
 from vlmforensics.imaging import resize
-from vlmforensics.types import CaseImage, Evidence, Grey, Pixels
+from vlmforensics.types import CaseImage, Evidence, Grey, Pixels, Traces
 
 Array = NDArray[np.float32]
 Runner = Callable[[Array], list[Array]]
@@ -244,8 +244,8 @@ class ExternalDetector:
         """One evidence of source ``blending``."""
         return self.examine_map(case)[0]
 
-    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Grey]:
-        """The evidence, and the map (zeros at stride 4 for detectors that draw none)."""
+    def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces | None]:
+        """The evidence, and the map as boundary; None for detectors that draw none."""
         score, drawn = self._measure(case.upright)
         made = finding.evidence(
             score=score,
@@ -256,8 +256,7 @@ class ExternalDetector:
             recompute={"weights_sha256": self.weights_sha256, "detector": self.recipe.name},
             who=f"The detector {self.recipe.name}",
         )
-        blank = np.zeros((max(1, case.height // 4), max(1, case.width // 4)), np.float32)
-        return [made], (blank if drawn is None else drawn)
+        return [made], None if drawn is None else Traces(drawn)
 
     def sentence(self, evidence: Evidence) -> str:
         """The prompt hint for a language model; see ``finding.sentence``."""

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from vlmforensics.compact.tower import Tower, squash
+from vlmforensics.compact.tower import Tower, normalise, run_tower, squash
 from vlmforensics.errors import WeightsCorrupt
 from vlmforensics.types import CaseImage, Evidence, Pixels
 
@@ -39,20 +40,30 @@ FARTHEST = 12.0
 KEYS = ("bias", "mean", "scale", "weight")
 
 
-def whole_statistics(tower: Tower, pixels: Pixels) -> NDArray[np.float32]:
-    """Class token, patch mean and patch deviation of each of ``LAYERS``: float32 (len(LAYERS) * 3 * 384,).
+def statistics(streams: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Class token, patch mean and patch deviation of each of ``LAYERS``: float32 (B, len(LAYERS) * 3 * 384).
 
     Args:
-        tower: the frozen tower.
+        streams: layer → (B, 1 + patches, 384), see ``tower.run_tower``.
+    """
+    parts = []
+    for layer in LAYERS:
+        stream = streams[layer].float()
+        parts += [stream[:, 0], stream[:, 1:].mean(1), stream[:, 1:].std(1, correction=0)]
+    return torch.cat(parts, -1)
+
+
+def whole_statistics(tower: Tower, pixels: Pixels) -> NDArray[np.float32]:
+    """``statistics`` of the whole picture at ``SIDE`` × ``SIDE`` pixels: float32 (d,).
+
+    Args:
+        tower: the frozen tower, or the expert's own.
         pixels: uint8 (H, W, 3).
     """
-    seen = tower.features([squash(pixels, SIDE)], LAYERS)
-    parts = [
-        part
-        for layer in LAYERS
-        for part in (seen.cls[layer], seen.patches[layer].mean((1, 2)), seen.patches[layer].std((1, 2)))
-    ]
-    return np.concatenate(parts, axis=-1)[0].astype(np.float32)
+    with torch.inference_mode():
+        seen = run_tower(tower.module, normalise([squash(pixels, SIDE)], tower.device), LAYERS)
+        found: NDArray[np.float32] = statistics(seen)[0].cpu().numpy()
+    return found
 
 
 def centre(height: int, width: int) -> tuple[slice, slice]:

@@ -6,7 +6,7 @@ size):
 
 - the frozen vision tower's patch features: what is in the picture;
 - the forensic stream: fixed residual and spectrum filters on native pixels, a small convnet, then pooling;
-- the blending-boundary map, where there is one.
+- the maps of the blending detector, where there are any: boundary, and foreign region.
 
 Manipulation shows as *inconsistency*, so forensic features are given twice: as they are, and standardised
 over the picture (how far is this place from the rest of it?).
@@ -35,10 +35,13 @@ from vlmforensics.masks.residuals import (
     luma_planes,
     sample_blocks,
 )
-from vlmforensics.types import Pixels
+from vlmforensics.types import Pixels, Traces
 
 GRID = 64
 """Cells per side of the image embedding."""
+TRACE_CHANNELS = 5
+SPAN = 6.0
+"""Logits of the region map are cut at this size."""
 BLOCKS_AT_ONCE = 128
 """Sampled blocks convolved together: bounds the memory of a large picture."""
 
@@ -182,24 +185,48 @@ class TowerStream(nn.Module):
         return F.interpolate(square, (GRID, GRID), mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
+def pooled_traces(traces: Traces | None, device: torch.device) -> Tensor:
+    """The blending maps on the grid: float32 (1, GRID, GRID, TRACE_CHANNELS).
+
+    Channels: the strongest boundary of each cell (thin lines would vanish in a mean), whether there is such a map, mean
+    and maximum of the region map's logits divided by ``SPAN``, and whether there is such a map.
+    """
+    found = torch.zeros(1, GRID, GRID, TRACE_CHANNELS, device=device)
+    if traces is None:
+        return found
+    found[..., 0] = F.adaptive_max_pool2d(_plane(traces.boundary, device), GRID)
+    found[..., 1] = 1
+    if traces.region is not None:
+        logits = torch.logit(_plane(traces.region, device), eps=1e-6).clamp(-SPAN, SPAN) / SPAN
+        found[..., 2] = F.adaptive_avg_pool2d(logits, GRID)
+        found[..., 3] = F.adaptive_max_pool2d(logits, GRID)
+        found[..., 4] = 1
+    return found
+
+
+def _plane(values: NDArray[np.float32], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[None].to(device)
+
+
 class CompactEncoder(nn.Module):
-    """Pixels, tower patches and boundary map → image embedding and a coarse map."""
+    """Pixels, tower patches and blending maps → image embedding and a coarse map."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.forensic = ForensicStream(config)
         self.tower = TowerStream(config)
-        # Two boundary channels: the map, and whether there is one.
-        inputs = config.width + config.semantic + 2
+        inputs = config.width + config.semantic + TRACE_CHANNELS
         self.fuse = nn.Linear(inputs, config.channels // 2)
         self.context = nn.Sequential(ContextBlock(config.channels // 2), ContextBlock(config.channels // 2))
         self.expand = nn.Linear(config.channels // 2, config.channels)
         self.norm = nn.LayerNorm(config.channels)
         self.coarse = nn.Linear(config.channels, 1)
+        # The detector's region map is the start that everything else corrects.
+        self.trust = nn.Parameter(torch.tensor(1.0))
 
     def forward(
-        self, pixels: Pixels, patches: Mapping[int, Tensor] | None, boundary: NDArray[np.float32] | None
+        self, pixels: Pixels, patches: Mapping[int, Tensor] | None, traces: Traces | None
     ) -> tuple[Tensor, Tensor]:
         """Embed one picture.
 
@@ -207,18 +234,14 @@ class CompactEncoder(nn.Module):
             pixels: uint8 (H, W, 3), upright.
             patches: layer → float (rows, columns, tower_channels) over the whole picture; None or empty:
                 absent.
-            boundary: float32 (h, w) in [0, 1] over the whole picture, or None.
+            traces: over the whole picture, or None.
 
         Returns:
             ``(embedding, coarse)``: (1, channels, 64, 64), and logits (1, 1, 64, 64) of the encoder alone.
         """
         forensic = self.forensic(pixels)
-        edge = forensic.new_zeros(1, GRID, GRID, 2)
-        if boundary is not None:
-            plane = torch.from_numpy(np.ascontiguousarray(boundary, dtype=np.float32))[None].to(edge.device)
-            # The strongest boundary in a cell counts: thin lines would vanish in a mean.
-            edge = torch.stack([F.adaptive_max_pool2d(plane, GRID), torch.ones_like(edge[..., 0])], dim=-1)
-        fused = self.fuse(torch.cat([forensic, self.tower(patches), edge], dim=-1))
+        drawn = pooled_traces(traces, forensic.device)
+        fused = self.fuse(torch.cat([forensic, self.tower(patches), drawn], dim=-1))
         embedding = self.norm(self.expand(F.gelu(self.context(fused))))
-        coarse: Tensor = self.coarse(embedding)
+        coarse: Tensor = self.coarse(embedding) + self.trust * SPAN * drawn[..., 2:3]
         return embedding.permute(0, 3, 1, 2), coarse.permute(0, 3, 1, 2)

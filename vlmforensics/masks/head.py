@@ -22,7 +22,7 @@ from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.masks.regions import PixelCalibration, to_mask
 from vlmforensics.masks.sam import to_frame
 from vlmforensics.settings import Settings
-from vlmforensics.types import Box, Evidence, Mask, Pixels, Region
+from vlmforensics.types import Box, Evidence, Mask, Pixels, Region, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ class TrainedInputs:
 
     Attributes:
         tower: patch features of the vision tower.
-        boundary: the blending-boundary map.
+        traces: the maps of the blending detector.
         seg: the hidden state at ``[SEG]`` with the label's log-probabilities.
     """
 
     tower: bool = True
-    boundary: bool = False
+    traces: bool = False
     seg: bool = False
 
 
@@ -103,7 +103,7 @@ class MaskHead:
         pixels: Pixels,
         *,
         patches: Mapping[int, NDArray[np.float32]] | None = None,
-        boundary: NDArray[np.float32] | None = None,
+        traces: Traces | None = None,
         seg: NDArray[np.float32] | None = None,
         label_log_probs: Sequence[float] | None = None,
         points: Sequence[tuple[float, float] | tuple[float, float, bool]] = (),
@@ -116,7 +116,7 @@ class MaskHead:
             pixels: uint8 (H, W, 3), upright, at its own resolution.
             patches: tower layer → float32 (rows, columns, channels) over the whole picture; None or empty
                 where the backbone has none, and features of another tower (other channels) count as none.
-            boundary: float32 (h, w) in [0, 1], the blending-boundary map over the whole picture, or None.
+            traces: the maps of the blending detector over the whole picture, or None.
             seg: float32 (d,), hidden state at ``[SEG]``, or None.
             label_log_probs: natural-log probabilities in the order of ``types.LABELS``, or None.
             points: clicks (x, y) or (x, y, inside) in upright pixels; without the flag, inside.
@@ -140,7 +140,7 @@ class MaskHead:
             said = self.network(
                 pixels,
                 patches=self._usable(patches),
-                boundary=boundary if self.inputs.boundary else None,
+                traces=traces if self.inputs.traces else None,
                 seg=seg if uses_seg else None,
                 label_log_probs=label_log_probs if uses_seg else None,
                 points=clicks,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from vlmforensics.masks.encoder import CompactEncoder, EncoderConfig
 from vlmforensics.masks.sam import DecoderConfig, PromptedDecoder
-from vlmforensics.types import Pixels
+from vlmforensics.types import Pixels, Traces
 
 
 @dataclass(frozen=True)
@@ -99,25 +99,25 @@ class MaskNetwork(nn.Module):
         pixels: Pixels,
         *,
         patches: Mapping[int, NDArray[np.float32]] | None = None,
-        boundary: NDArray[np.float32] | None = None,
+        traces: Traces | None = None,
         seg: NDArray[np.float32] | None = None,
         label_log_probs: Sequence[float] | None = None,
         points: Sequence[tuple[float, float, bool]] = (),
         box: tuple[float, float, float, float] | None = None,
     ) -> Prediction:
         """Predict for one upright picture; prompts are in SAM's square frame (see ``sam.to_frame``)."""
-        embedding, coarse = self.embed(pixels, patches, boundary)
+        embedding, coarse = self.embed(pixels, patches, traces)
         return self.decode(embedding, coarse, seg, label_log_probs, points, box)
 
     def embed(
         self,
         pixels: Pixels,
         patches: Mapping[int, NDArray[np.float32]] | None,
-        boundary: NDArray[np.float32] | None,
+        traces: Traces | None,
     ) -> tuple[Tensor, Tensor]:
         """The image embedding (1, channels, 64, 64) and the encoder's coarse logits (1, 1, 64, 64)."""
         tensors = {layer: torch.from_numpy(np.asarray(p, np.float32)) for layer, p in (patches or {}).items()}
-        return self.encoder(pixels, tensors or None, boundary)
+        return self.encoder(pixels, tensors or None, traces)
 
     def decode(
         self,

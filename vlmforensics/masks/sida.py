@@ -22,7 +22,7 @@ from vlmforensics.errors import WeightsCorrupt, WeightsUnavailable
 from vlmforensics.imaging import resize, resize_plane
 from vlmforensics.masks.regions import find_regions
 from vlmforensics.masks.sam import modeling
-from vlmforensics.types import LABELS, Box, Evidence, Mask, Pixels, Region
+from vlmforensics.types import LABELS, Box, Evidence, Mask, Pixels, Region, Traces
 
 SOURCE = "mask"
 PROMPT_FILE, SAM_FILE = "prompt.safetensors", "sam.safetensors"
@@ -90,7 +90,7 @@ class SidaMaskHead:
         pixels: Pixels,
         *,
         patches: Mapping[int, NDArray[np.float32]] | None = None,
-        boundary: NDArray[np.float32] | None = None,
+        traces: Traces | None = None,
         seg: NDArray[np.float32] | None = None,
         label_log_probs: Sequence[float] | None = None,
         points: Sequence[Any] = (),
@@ -101,13 +101,13 @@ class SidaMaskHead:
         Args:
             pixels: uint8 (H, W, 3), upright, at its own resolution.
             patches: not used by SIDA.
-            boundary: not used by SIDA.
+            traces: not used by SIDA.
             seg: float32 (d,), hidden state that predicts ``[SEG]``.
             label_log_probs: of SIDA's label head, in the order of ``types.LABELS``.
             points: clicks (x, y) or (x, y, inside) in upright pixels; without the flag, inside.
             box: a box to look at, upright pixels.
         """
-        del patches, boundary
+        del patches, traces
         told = seg is not None and label_log_probs is not None
         tampered = label_log_probs is not None and int(np.argmax(label_log_probs)) == LABELS.index("tampered")
         if not points and box is None and not (told and tampered):
