@@ -47,8 +47,9 @@ eval: weights  ## every figure of README and model card from DATA, two processes
 	@pids=; for part in 0 1; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 sh -ec ' \
 	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 \
 	    --variant equalised --variant augmented-1; \
+	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --chosen --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
-	    --witnesses all --synthetic 3 --variant augmented-1 --variant equalised' $$part & pids="$$pids $$!"; done; \
+	    --witnesses all --synthetic 3 --variant augmented-1 --variant equalised --variant made-1' $$part & pids="$$pids $$!"; done; \
 	for pid in $$pids; do wait $$pid || exit 1; done
 	$(BIN)/vlmforensics finetune whole --data $(DATA) --cache runs/features --out runs/compact/whole --no-ship
 	$(BIN)/vlmforensics eval card --data $(DATA)

@@ -207,7 +207,24 @@ def measure(study: Study) -> dict[str, Any]:
         if "ablation" not in result:
             result["variant of ablation"] = variant
             result["ablation"] = _ablation(study, rows)
+    if made := [row for row in study.rows("made-1") if row.example.complete]:
+        result["made"] = _made(study, made)
     return result
+
+
+def _made(study: Study, made: Sequence[steps.Row]) -> dict[str, Any]:
+    """Forgeries made in code from real pictures, against such pictures untouched, all in the random chain."""
+    untouched = [
+        row for row in study.rows("augmented-1") if row.example.complete and row.example.label == "real"
+    ]
+    found = predictions(study, [*made, *untouched])
+    truth = np.array([f["label"] == "tampered" for f in found])
+    families = [f["family"] for f in found]
+    return {
+        "pictures": {"tampered": len(made), "real": len(untouched)},
+        "verdicts": dict(Counter(f["verdict"] for f in found[: len(made)])),
+        **auc_with_interval(truth, _margin(found, [True] * len(found), "tampered"), families),
+    }
 
 
 def _margin(
