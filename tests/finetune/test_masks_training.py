@@ -9,6 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("segment_anything")
 
+from safetensors.torch import save_file  # noqa: E402
+
 from vlmforensics.errors import SettingsError  # noqa: E402
 from vlmforensics.finetune import mask_metrics as metrics  # noqa: E402
 from vlmforensics.finetune.mask_export import noise_map  # noqa: E402
@@ -22,6 +24,7 @@ from vlmforensics.finetune.masks import (  # noqa: E402
     simulated_prompts,
     train,
     training_cache,
+    weakened,
 )
 from vlmforensics.finetune.pictures import held_back, load_manifest  # noqa: E402
 from vlmforensics.imaging import encode  # noqa: E402
@@ -29,6 +32,7 @@ from vlmforensics.masks import MaskHead, PixelCalibration  # noqa: E402
 from vlmforensics.masks.encoder import EncoderConfig  # noqa: E402
 from vlmforensics.masks.network import NetworkConfig  # noqa: E402
 from vlmforensics.masks.sam import DecoderConfig  # noqa: E402
+from vlmforensics.types import Traces  # noqa: E402
 
 TINY = NetworkConfig(
     EncoderConfig(tower_channels=6, width=16, semantic=8, blocks=1, channels=32),
@@ -121,6 +125,61 @@ def test_a_stored_sample_comes_back_whole(data, tmp_path):
     assert (back.kind, back.source) == (sample.kind, sample.source)
     assert sorted(back.patches) == [4, 8, 12]
     assert list(tmp_path.iterdir()) == [tmp_path / "s.npz"]
+
+
+def drawn(pixels):
+    """A stand-in for the blending detector: the brighter, the more foreign."""
+    region = np.clip(pixels[::4, ::4, 1].astype(np.float32) / 256, 0.01, 0.99)
+    return Traces(np.full_like(region, 0.25), region)
+
+
+def test_blending_maps_are_stored_with_a_sample(data, tmp_path):
+    sample = SampleMaker(load_manifest(data), tower, (4, 8, 12), 0, traces=drawn).make(2)
+    write_sample(tmp_path / "s.npz", sample)
+    back = read_sample(tmp_path / "s.npz").traces
+    assert back is not None
+    np.testing.assert_allclose(back.region, drawn(sample.pixels).region, atol=1e-3)
+    np.testing.assert_allclose(back.boundary, 0.25, atol=1e-3)
+
+
+def test_training_weakens_the_region_map_alone():
+    maps = Traces(np.full((4, 4), 0.5, np.float32), np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4))
+    found = weakened(maps, np.random.default_rng(0))
+    assert found.boundary is maps.boundary
+    assert (np.diff(found.region.ravel()) > 0).all()
+    assert not np.allclose(found.region, maps.region, atol=0.02)
+    assert weakened(None, np.random.default_rng(0)) is None
+    alone = Traces(maps.boundary)
+    assert weakened(alone, np.random.default_rng(0)) is alone
+
+
+def test_a_head_trained_with_blending_maps_says_so_and_reads_them(data, tmp_path):
+    run = config(data, tmp_path, steps=2)
+    network = train(run, tower, drawn)
+    path = finish(network, run, tower, drawn, made=4, untouched=2, command="train me")
+    manifest = json.loads(path.read_text())
+    assert manifest["inputs"] == {"tower": True, "traces": True, "seg": False}
+    head = MaskHead.load(folder=path.parent)
+    pixels = np.zeros((80, 90, 3), np.uint8)
+    everywhere, nowhere = (
+        head.locate(
+            pixels, traces=Traces(np.zeros((20, 22), np.float32), np.full((20, 22), level, np.float32))
+        )
+        for level in (0.95, 0.05)
+    )
+    assert (everywhere.soft > nowhere.soft).all()
+
+
+def test_what_is_frozen_stays_as_it_was_given(data, tmp_path):
+    begin = train(config(data, tmp_path / "one", steps=1), tower)
+    file = tmp_path / "start.safetensors"
+    save_file({name: value.contiguous() for name, value in begin.state_dict().items()}, file)
+    run = config(data, tmp_path / "two", steps=2, start=file, frozen=("encoder.forensic",))
+    after = train(run, tower).state_dict()
+    for name, value in begin.state_dict().items():
+        if name.startswith("encoder.forensic"):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0)
+    assert not torch.equal(after["encoder.fuse.weight"], begin.state_dict()["encoder.fuse.weight"])
 
 
 def test_training_never_sees_held_back_sources_or_found_forgeries(data, tmp_path):
