@@ -11,6 +11,9 @@ pytest.importorskip("segment_anything")
 skimage = pytest.importorskip("skimage.data")
 
 import vlmforensics.masks as room  # noqa: E402
+from vlmforensics.blending import BlendingDetector  # noqa: E402
+from vlmforensics.finetune.masks import base_tower  # noqa: E402
+from vlmforensics.imaging import decode_trusted, encode  # noqa: E402
 from vlmforensics.masks import MaskHead  # noqa: E402
 
 DATA = Path(room.__file__).parent / "data"
@@ -47,3 +50,26 @@ def test_the_same_photograph_gives_the_same_mask(head):
 def test_a_click_matters(head):
     pixels = skimage.coffee()[:300, :400]
     assert not np.array_equal(head.locate(pixels).soft, head.locate(pixels, points=[(200, 150)]).soft)
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return base_tower((4, 8, 12), 0)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["astronaut", "rocket", "chelsea"])
+def test_a_planted_splice_is_marked_where_it_is(head, tower, name):
+    """Content of another picture, pasted hard and saved again."""
+    detector = BlendingDetector.load()
+    authentic = np.ascontiguousarray(getattr(skimage, name)()[:256, :320])
+    spliced = authentic.copy()
+    spliced[80:176, 100:196] = skimage.coffee()[100:196, 200:296]
+    areas = []
+    for pixels in (authentic, spliced):
+        pixels = decode_trusted(encode(pixels, "JPEG", quality=92))
+        found = head.locate(pixels, patches=tower(pixels), traces=detector.traces(pixels))
+        areas.append(found.binary)
+    clean, marked = areas
+    assert clean.mean() < 0.02
+    assert marked[80:176, 100:196].sum() > 0.9 * marked.sum() > 1000
