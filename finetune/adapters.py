@@ -111,7 +111,7 @@ def write_masks(folder: Path, student: Any) -> None:
 
     note = "trained with an adapter; pixels and pictures are calibrated as the shipped head's, not afresh"
     export(student.masks, MaskHead.load().calibration, folder, training={"note": note}, validation={})
-    inputs = {"tower": False, "boundary": False, "seg": True}
+    inputs = {"tower": False, "traces": False, "seg": True}
     _rewrite(
         folder / MASK_MANIFEST,
         {"inputs": inputs, "inputs_note": "Prompted by [SEG] and the label; no tower."},

@@ -42,7 +42,8 @@ def test_the_mask_head_gets_tower_boundary_and_label(fakes, data):
     report = fakes.make(masks=masks).examine(data)
     asked = masks.asked[0]
     assert asked["patches"][2].shape == (4, 4, 8)
-    assert asked["boundary"].shape == (30, 40)
+    assert asked["traces"].boundary.shape == (30, 40)
+    assert report.traces is asked["traces"], "a later click is answered from the same maps"
     assert asked["log_probs"] == report.look.log_probs
     assert report.mask is not None
 

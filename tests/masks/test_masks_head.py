@@ -40,7 +40,7 @@ def write_folder(place, tensors, **changes):
     data = save({name: value.half().contiguous() for name, value in tensors.items()})
     (place / "masks.safetensors").write_bytes(data)
     manifest = {
-        "schema": "vlmforensics.masks/1",
+        "schema": "vlmforensics.masks/2",
         "weights": {"file": "masks.safetensors", "sha256": hashlib.sha256(data).hexdigest()},
         "network": TINY.to_json(),
         "inputs": {"tower": True, "traces": True, "seg": True},

@@ -27,7 +27,7 @@ from vlmforensics.types import Box, Evidence, Mask, Pixels, Region, Traces
 logger = logging.getLogger(__name__)
 
 SOURCE = "mask"
-SCHEMA = "vlmforensics.masks/1"
+SCHEMA = "vlmforensics.masks/2"
 MANIFEST = "masks.json"
 HEATMAP_SIDE = 256
 
