@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmforensics.blending import BlendingDetector, ExternalDetector
+from vlmforensics.blending import BlendingDetector, ExternalDetector, finding
 from vlmforensics.blending.figures import auc, auc_interval, clopper_pearson
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize, resize_plane
@@ -158,8 +158,8 @@ def _reduced(pixels: Pixels) -> Pixels:
 def score_of(detector: Detector, case: CaseImage) -> tuple[float, Grey]:
     """A picture's score (0 for a picture too small to examine) and boundary map, blank where none was drawn."""
     found, traces = detector.examine_map(case)
-    blank = np.zeros((max(1, case.height // 4), max(1, case.width // 4)), np.float32)
-    return (found[0].score or 0.0) if found else 0.0, blank if traces is None else traces.boundary
+    drawn = finding.blank(case.height, case.width) if traces is None else traces.boundary
+    return (found[0].score or 0.0) if found else 0.0, drawn
 
 
 def edge_auc(drawn: Grey, mask: NDArray[np.bool_]) -> float | None:

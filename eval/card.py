@@ -29,6 +29,8 @@ from vlmforensics.types import LABELS, Evidence
 
 FOLDS = 5
 ALPHA = 0.01
+MEASURED = ("equalised", "raw", "augmented-1", "made-1")
+"""Variants that the card looks at; the last are forgeries made in code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,35 +39,44 @@ class Study:
 
     Attributes:
         data: folder with the manifest.
-        work: folder with observations and unseen-source scores.
         cache: feature cache.
         pictures: of the manifest.
         folds: sha256 of a picture → its fold; families are never split.
+        rows: variant → what is known of the pictures in it.
         calibrations: fold → fitted on all others.
     """
 
     data: Path
-    work: Path
     cache: Path
     pictures: Sequence[Picture]
     folds: Mapping[str, int]
+    rows: Mapping[str, Sequence[steps.Row]]
     calibrations: Sequence[Calibration]
 
     @classmethod
     def fit(cls, data: Path, work: Path, cache: Path) -> Study:
-        """Fit the calibrations, which takes most of the time."""
+        """Read what is stored and fit the calibrations, which takes most of the time.
+
+        Args:
+            data: folder with the manifest.
+            work: folder with observations and unseen-source scores.
+            cache: feature cache.
+        """
         pictures = load_manifest(data)
         folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-        rows = steps.load_rows(pictures, work, cache, steps.VARIANTS)
+        rows = {
+            name: steps.load_rows(pictures, work, cache, (name,)) for name in {*MEASURED, *steps.VARIANTS}
+        }
+        fitted = [row for name in steps.VARIANTS for row in rows[name]]
         calibrations = [
-            steps.calibrate([row for row in rows if folds[row.picture.sha256] != fold])
+            steps.calibrate([row for row in fitted if folds[row.picture.sha256] != fold])
             for fold in range(FOLDS)
         ]
-        return cls(data, work, cache, pictures, folds, calibrations)
+        return cls(data, cache, pictures, folds, rows, calibrations)
 
-    def rows(self, variant: str) -> list[steps.Row]:
-        """What is known of the pictures in one variant."""
-        return steps.load_rows(self.pictures, self.work, self.cache, (variant,))
+    def complete(self, variant: str) -> list[steps.Row]:
+        """The rows that all witnesses examined without bias."""
+        return [row for row in self.rows[variant] if row.example.complete]
 
     def calibration(self, row: steps.Row) -> Calibration:
         """The one that left the row's fold out."""
@@ -192,31 +203,28 @@ def _sources(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def measure(study: Study) -> dict[str, Any]:
     """All figures of the card."""
     result: dict[str, Any] = {"alpha": ALPHA, "folds": FOLDS, "levels": dict(steps.LEVELS), "variants": {}}
-    for variant in ("equalised", "raw", "augmented-1"):
-        known = study.rows(variant)
+    for variant in MEASURED[:-1]:
         # Scored by the expert, though not examined by all witnesses: those that were silent contribute nothing.
-        scored = [row for row in known if steps.EXPERT in row.example.readings]
+        scored = [row for row in study.rows[variant] if steps.EXPERT in row.example.readings]
         if scored and "rivals" not in result:
             result["variant of comparisons"] = variant
             result["rivals"] = _rivals(study, scored)
             result["pictures of comparisons"] = dict(Counter(row.example.label for row in scored))
-        rows = [row for row in known if row.example.complete]
+        rows = study.complete(variant)
         if not rows:
             continue
         result["variants"][variant] = summarise(predictions(study, rows))
         if "ablation" not in result:
             result["variant of ablation"] = variant
             result["ablation"] = _ablation(study, rows)
-    if made := [row for row in study.rows("made-1") if row.example.complete]:
+    if made := study.complete("made-1"):
         result["made"] = _made(study, made)
     return result
 
 
 def _made(study: Study, made: Sequence[steps.Row]) -> dict[str, Any]:
     """Forgeries made in code from real pictures, against such pictures untouched, all in the random chain."""
-    untouched = [
-        row for row in study.rows("augmented-1") if row.example.complete and row.example.label == "real"
-    ]
+    untouched = [row for row in study.complete("augmented-1") if row.example.label == "real"]
     found = predictions(study, [*made, *untouched])
     truth = np.array([f["label"] == "tampered" for f in found])
     families = [f["family"] for f in found]

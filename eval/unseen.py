@@ -27,20 +27,15 @@ CONDITION = {"raw": given.AS_FOUND, "equalised": given.EQUALISED, "augmented-1":
 
 def run_of_card(study: Study, out: Path) -> None:
     """Store the verdicts behind the model card in ``out``: each picture by the calibration that left its fold out."""
-    rows = {variant: [row for row in study.rows(variant) if row.example.complete] for variant in CONDITION}
-    store(
-        out, study.data, {variant: found for variant, found in rows.items() if found}, stored_evidence,
-        study.calibration, ALPHA,
-    )  # fmt: skip
+    rows = {variant: study.complete(variant) for variant in CONDITION}
+    store(out, study.data, {variant: found for variant, found in rows.items() if found}, study.calibration)
 
 
 def store(
     out: Path,
     data: Path,
     rows: Mapping[str, Sequence[Row]],
-    evidence: Callable[[Row], list[Evidence]],
     calibration: Callable[[Row], Calibration],
-    alpha: float,
 ) -> None:
     """Write the folder of a run from stored readings.
 
@@ -48,9 +43,7 @@ def store(
         out: the folder; an earlier run of this kind there is replaced.
         data: folder of the pictures.
         rows: variant → complete rows.
-        evidence: what the witnesses said of a row.
         calibration: the one that left the row's family out.
-        alpha: bound on accused real pictures.
     """
     for name in (RUN, SAMPLES, RECORDS):
         (out / name).unlink(missing_ok=True)
@@ -64,7 +57,7 @@ def store(
     with (out / RECORDS).open("w", encoding="utf-8") as stream:
         for variant, found in rows.items():
             for row in found:
-                judged, verdict = judge(evidence(row), calibration(row), alpha=alpha)
+                judged, verdict = judge(stored_evidence(row), calibration(row), alpha=ALPHA)
                 path = pictures[row.picture.sha256].path
                 name = f"{CONDITION[variant]}/{path.relative_to(data)}"
                 stream.write(json.dumps(_record(name, row, judged, verdict)) + "\n")

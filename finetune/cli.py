@@ -42,10 +42,9 @@ def prepare(
     from vlmforensics.compact.assembly import build_base
     from vlmforensics.finetune.features import compute
     from vlmforensics.finetune.observe import choose
-    from vlmforensics.finetune.pictures import assign_folds, load_manifest
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest, share_of
     from vlmforensics.settings import load_settings
 
-    index, _, count = part.partition("/")
     pictures = load_manifest(data)
     folds = assign_folds(pictures, FOLDS)
     only = None
@@ -53,8 +52,7 @@ def prepare(
         only = {p.sha256 for _, p in choose(pictures, ["raw"], real=REAL, synthetic=SYNTHETIC)}
     tower = build_base(load_settings(threads=threads)).tower
     for name in variant:
-        share = (int(index), int(count))
-        for line in compute(tower, pictures, folds, cache, name, part=share, only=only):
+        for line in compute(tower, pictures, folds, cache, name, part=share_of(part), only=only):
             typer.echo(line)
 
 
@@ -168,12 +166,12 @@ def observe(
 ) -> None:
     """Let the witnesses look at held-back pictures, for calibration and the model card; resumes by itself."""
     from vlmforensics.finetune import observe as work
-    from vlmforensics.finetune.pictures import assign_folds, load_manifest
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest, share_of
     from vlmforensics.settings import load_settings
 
-    index, _, count = part.partition("/")
     pictures = load_manifest(data)
-    jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)[int(index) :: int(count)]
+    index, count = share_of(part)
+    jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)[index::count]
     donors = work.donors_of(pictures, assign_folds(pictures, FOLDS))
     assistant = work.witnesses(load_settings(threads=threads, sandbox=False), witnesses)
     for line in work.observe(assistant, jobs, donors, out):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -258,8 +259,7 @@ def validate(
 def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -> dict[str, Any]:
     """Mean pixel AUC on made forgeries with everything, with inputs withheld, and alone (the pixels are grey, then)."""
     network.eval()
-    names = ("everything", "without_traces", "pixels_alone", "tower_alone", "traces_alone")
-    scores: dict[str, list[float]] = {name: [] for name in names}
+    scores: dict[str, list[float]] = defaultdict(list)
     for index in indices:
         sample = cache[index]
         if not sample.tampered:
@@ -279,10 +279,8 @@ def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -
                 logits = network(pixels, patches=patches, traces=traces).mask.float().cpu().numpy()
             soft = to_mask(logits, 0.0, width, height, PixelCalibration()).soft
             scores[name].append(pixel_auc(soft, sample.mask))
-    found: dict[str, Any] = {
-        name: round(float(np.mean(values)), 4) for name, values in scores.items() if values
-    }
-    return {"n": len(scores["everything"]), **found}
+    means: dict[str, Any] = {name: round(float(np.mean(values)), 4) for name, values in scores.items()}
+    return {"n": len(scores["everything"]), **means}
 
 
 def by_source(scored: Sequence[Scored], calibration: PixelCalibration) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from scipy.special import expit, logit
 from torch import Tensor
 
 from vlmforensics.blending import BlendingDetector
@@ -50,7 +51,7 @@ from vlmforensics.finetune.mask_samples import (
     TowerFunction,
     TraceFunction,
 )
-from vlmforensics.finetune.pictures import Picture, held_back, load_manifest
+from vlmforensics.finetune.pictures import Picture, held_back, load_manifest, share_of
 from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.masks.sam import to_frame
 from vlmforensics.settings import Settings
@@ -195,9 +196,8 @@ def weakened(traces: Traces | None, rng: np.random.Generator) -> Traces | None:
     """The maps with the region's logits scaled by 0.5 to 1.1 and shifted by half a logit or so."""
     if traces is None or traces.region is None:
         return traces
-    values = np.clip(traces.region, 1e-6, 1 - 1e-6)
-    logits = np.log(values / (1 - values)) * rng.uniform(0.5, 1.1) + rng.normal(0, 0.5)
-    return Traces(traces.boundary, (1 / (1 + np.exp(-logits))).astype(np.float32))
+    logits = logit(np.clip(traces.region, 1e-6, 1 - 1e-6)) * rng.uniform(0.5, 1.1) + rng.normal(0, 0.5)
+    return Traces(traces.boundary, expit(logits).astype(np.float32))
 
 
 def everything_of(network: MaskNetwork) -> dict[str, torch.nn.Parameter]:
@@ -277,19 +277,18 @@ def train(
 
 
 def read_ahead(
-    cache: SampleCache, config: MaskTraining, first: int, steps: int = 8
-) -> Iterator[tuple[int, list[Sample]]]:
-    """Each step from ``first`` with its samples, read by one thread up to ``steps`` ahead of the optimiser."""
+    cache: SampleCache, config: MaskTraining, first: int, ahead: int = 8
+) -> Iterator[tuple[int, list[tuple[int, Sample]]]]:
+    """Each step from ``first`` with its (index, sample) pairs, read by one thread up to ``ahead`` steps before."""
     reader = ThreadPoolExecutor(1)
-    coming: deque[tuple[int, list[Future[Sample]]]] = deque()
+    coming: deque[list[tuple[int, Future[Sample]]]] = deque()
     try:
-        for step in range(first, config.steps):
-            coming.append((step, [reader.submit(cache.__getitem__, i) for i in batch_indices(config, step)]))
-            if len(coming) > steps:
-                due, samples = coming.popleft()
-                yield due, [sample.result() for sample in samples]
-        for due, samples in coming:
-            yield due, [sample.result() for sample in samples]
+        for reading in range(first, config.steps + ahead):
+            if reading < config.steps:
+                indices = batch_indices(config, reading)
+                coming.append([(index, reader.submit(cache.__getitem__, index)) for index in indices])
+            if reading >= first + ahead:
+                yield reading - ahead, [(index, sample.result()) for index, sample in coming.popleft()]
     finally:
         reader.shutdown(cancel_futures=True)
 
@@ -303,7 +302,7 @@ def fill(cache: SampleCache, config: MaskTraining, part: tuple[int, int]) -> Non
 def train_step(
     network: MaskNetwork,
     optimizer: torch.optim.AdamW,
-    samples: Sequence[Sample],
+    samples: Sequence[tuple[int, Sample]],
     config: MaskTraining,
     step: int,
     *,
@@ -315,7 +314,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     network.train()
     total = 0.0
-    for index, sample in zip(batch_indices(config, step), samples, strict=True):
+    for index, sample in samples:
         rng = np.random.default_rng([config.seed, 11, step, index])
         loss = sample_loss(network, sample, config, rng, whole=whole) / config.batch
         loss.backward()
@@ -346,12 +345,16 @@ def finish(
     tower: TowerFunction,
     traces: TraceFunction | None = None,
     *,
+    blending_weights: str | None = None,
     made: int,
     untouched: int,
     command: str,
     maps: Mapping[str, MapFunction] | None = None,
 ) -> Path:
-    """Round to half precision, calibrate, validate, export to ``out/export``; returns the manifest's path."""
+    """Round to half precision, calibrate, validate, export to ``out/export``; returns the manifest's path.
+
+    ``blending_weights`` is the digest of the weights that drew ``traces``, for the manifest.
+    """
     network = round_trip_half(network.cpu()).eval()
     pictures = load_manifest(config.data)
     cache = training_cache(config, tower, traces, validation=True)
@@ -379,8 +382,8 @@ def finish(
         "generated_pictures": sum(p.label == "synthetic" and not held_back(p.source) for p in used),
         "held_back_sources": sorted({p.source for p in used if held_back(p.source)}),
         "pictures_sha256": pictures_digest(used),
+        "blending_weights": blending_weights,
     }
-    training["blending_weights"] = None if traces is None else BlendingDetector.load().weights_sha256
     return export(
         network,
         calibration,
@@ -437,12 +440,20 @@ def main(
     tower = base_tower(config.network.encoder.layers, threads)
     detector = BlendingDetector.load()
     if fill_only:
-        index, _, count = fill_only.partition("/")
-        fill(training_cache(config, tower, detector.traces), config, (int(index), int(count)))
+        fill(training_cache(config, tower, detector.traces), config, share_of(fill_only))
         return
     network = train(config, tower, detector.traces, resume=resume)
     command = shlex.join(["python", "-m", "vlmforensics.finetune.masks", *sys.argv[1:]])
-    path = finish(network, config, tower, detector.traces, made=made, untouched=untouched, command=command)
+    path = finish(
+        network,
+        config,
+        tower,
+        detector.traces,
+        blending_weights=detector.weights_sha256,
+        made=made,
+        untouched=untouched,
+        command=command,
+    )
     typer.echo(path.read_text(encoding="utf-8"))
 
 

@@ -114,6 +114,12 @@ def held_back(source: str) -> bool:
     return int(hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), 16) % 5 == 0
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """``I/N``, which share of the work to do, as two numbers."""
+    index, _, count = text.partition("/")
+    return int(index), int(count)
+
+
 def rng_for(picture: Picture, purpose: str, seed: int = 0) -> np.random.Generator:
     """A generator that depends on the picture, the purpose and the seed alone."""
     digest = hashlib.sha256(f"{picture.sha256}/{purpose}/{seed}".encode()).digest()

@@ -30,7 +30,7 @@ def test_stored_verdicts_are_those_of_the_judge(fakes, rows, tmp_path):
     calibration = fakes.calibration()
     out = tmp_path / "unseen"
     for _ in range(2):  # a second time replaces the first
-        unseen.store(out, Path("/data"), {"equalised": rows}, stored_evidence, lambda row: calibration, 0.01)
+        unseen.store(out, Path("/data"), {"equalised": rows}, lambda row: calibration)
     result = score.score(out, unseen=True)
     assert result["conditions"]["equalised"]["n"] == {"real": 6, "synthetic": 6, "tampered": 6}
     assert result["conditions"]["equalised"]["detection"]["tampered"]["auc"]["value"] == 1.0

@@ -65,6 +65,10 @@ def load_net(data: bytes, name: str) -> BlendingNet:
     return net.eval()
 
 
+def _drawn(found: Analysis) -> Traces:
+    return Traces(finding.sigmoid(found.boundary), finding.sigmoid(found.region))
+
+
 class BlendingDetector:
     """Finds the trace of two sources blended into one picture, at native resolution.
 
@@ -154,9 +158,8 @@ class BlendingDetector:
         Returns:
             float32 (H // 4, W // 4) in [0, 1]; zeros where the picture is too small or a tile was left out.
         """
-        if min(pixels.shape[:2]) < MIN_SIDE:
-            return np.zeros((max(1, pixels.shape[0] // 4), max(1, pixels.shape[1] // 4)), np.float32)
-        return finding.sigmoid(self.analyse(pixels).boundary)
+        traces = self.traces(pixels)
+        return finding.blank(*pixels.shape[:2]) if traces is None else traces.boundary
 
     def examine(self, case: CaseImage) -> list[Evidence]:
         """One evidence, or an empty list where the picture is too small."""
@@ -166,8 +169,7 @@ class BlendingDetector:
         """Both maps of a picture, see ``examine_map``; None where it is too small."""
         if min(pixels.shape[:2]) < MIN_SIDE:
             return None
-        found = self.analyse(pixels)
-        return Traces(finding.sigmoid(found.boundary), finding.sigmoid(found.region))
+        return _drawn(self.analyse(pixels))
 
     def examine_map(self, case: CaseImage) -> tuple[list[Evidence], Traces | None]:
         """The evidence and both maps, from one pass.
@@ -178,10 +180,10 @@ class BlendingDetector:
         if min(case.width, case.height) < MIN_SIDE:
             return [], None
         found = self.analyse(case.upright)
-        boundary = finding.sigmoid(found.boundary)
+        traces = _drawn(found)
         made = finding.evidence(
             score=float(finding.sigmoid(np.array(found.logit))),
-            boundary=boundary,
+            boundary=traces.boundary,
             size=(case.width, case.height),
             threshold=self.thresholds.map,
             covered=found.covered,
@@ -194,7 +196,7 @@ class BlendingDetector:
                 "map_threshold": self.thresholds.map,
             },
         )
-        return [made], Traces(boundary, finding.sigmoid(found.region))
+        return [made], traces
 
     def sentence(self, evidence: Evidence) -> str:
         """The prompt hint for a language model; see ``finding.sentence``."""

@@ -237,8 +237,7 @@ class ExternalDetector:
     def map(self, pixels: Pixels) -> Grey:
         """The detector's map, float32 (h, w) in [0, 1]; zeros at stride 4 where it draws none."""
         drawn = self._measure(pixels)[1]
-        blank = np.zeros((max(1, pixels.shape[0] // 4), max(1, pixels.shape[1] // 4)), np.float32)
-        return blank if drawn is None else drawn
+        return finding.blank(*pixels.shape[:2]) if drawn is None else drawn
 
     def examine(self, case: CaseImage) -> list[Evidence]:
         """One evidence of source ``blending``."""

@@ -40,6 +40,11 @@ def sigmoid(logits: NDArray[np.floating]) -> NDArray[np.float32]:
         return (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
 
 
+def blank(height: int, width: int) -> Grey:
+    """The boundary map of a picture on which none was drawn: zeros at stride 4, float32 (height // 4, width // 4)."""
+    return np.zeros((max(1, height // 4), max(1, width // 4)), np.float32)
+
+
 def strongest(boundary: Grey, width: int, height: int, threshold: float) -> Trace | None:
     """The connected part of the map with the largest sum of probability.
 

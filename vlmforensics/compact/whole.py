@@ -57,7 +57,7 @@ def whole_statistics(tower: Tower, pixels: Pixels) -> NDArray[np.float32]:
     """``statistics`` of the whole picture at ``SIDE`` × ``SIDE`` pixels: float32 (d,).
 
     Args:
-        tower: the frozen tower, or the expert's own.
+        tower: the frozen tower.
         pixels: uint8 (H, W, 3).
     """
     with torch.inference_mode():
