@@ -178,6 +178,7 @@ def add_commands(app: typer.Typer) -> None:
         memory: Annotated[
             str, typer.Option(help="Two numbers of small pictures to compare memory at, as 200,5000.")
         ] = "",
+        int8: Annotated[bool, typer.Option("--int8", help="Compare the model in eight bits too.")] = False,
         save: Annotated[Path | None, typer.Option(help="Write the ratios as JSON.")] = None,
     ) -> None:
         """Measure what batches gain: ratios of runs on this machine, one after the other."""
@@ -188,7 +189,8 @@ def add_commands(app: typer.Typer) -> None:
         if counts and len(counts) != 2:
             raise typer.BadParameter("--memory takes two numbers, as 200,5000")
         ratios = []
-        for ratio in bench.measure(folder, load_settings(), pictures=pictures, ray=ray, memory=counts):
+        found = bench.measure(folder, load_settings(), pictures=pictures, ray=ray, memory=counts, int8=int8)
+        for ratio in found:
             ratios.append(ratio)
             typer.echo(str(ratio))
         if save is not None:

@@ -69,7 +69,13 @@ class _Run:
 
 
 def measure(
-    folder: Path, settings: Settings, *, pictures: int, ray: bool, memory: Sequence[int] = ()
+    folder: Path,
+    settings: Settings,
+    *,
+    pictures: int,
+    ray: bool,
+    memory: Sequence[int] = (),
+    int8: bool = False,
 ) -> Iterator[Ratio]:
     """Yield the ratios as they are known.
 
@@ -79,6 +85,7 @@ def measure(
         pictures: at least 3.
         ray: compare the Ray engine too.
         memory: two numbers of small pictures, between which memory should not grow; empty leaves this out.
+        int8: compare the model in eight bits too (decision 0063).
     """
     jobs = list(itertools.islice(Inputs([folder]), pictures))
     assistant = Assistant.load(settings.model, settings=settings)
@@ -114,6 +121,29 @@ def measure(
             f"memory at {memory[1]} pictures against {memory[0]}", many / few, 1.1, False, memory[1],
             f"{many / 2**20:.0f} MiB against {few / 2**20:.0f} MiB",
         )  # fmt: skip
+    if int8:
+        yield from _int8(assistant, jobs, networks, chances)
+
+
+def _int8(
+    assistant: Assistant, jobs: Sequence[Any], networks: float, chances: dict[str, dict[str, float]]
+) -> Iterator[Ratio]:
+    """What dynamic int8 quantisation of tower and language model gains and costs; the assistant is spent afterwards."""
+    from torch import nn
+    from torch.ao.quantization import quantize_dynamic
+
+    from vlmforensics.compact.forward import core_of
+
+    core = core_of(assistant.backbone.parts.model)  # type: ignore[attr-defined]
+    quantize_dynamic(core.model, {nn.Linear}, inplace=True)
+    reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
+    spent = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
+    yield Ratio(
+        "network stages in float against int8", networks / spent, 1.2, True, len(jobs),
+        f"{networks:.2f} s against {spent:.2f} s a picture",
+    )  # fmt: skip
+    gap = _gap(chances, {report.file: dict(report.probabilities) for report in reports})
+    yield Ratio("largest difference of a probability by int8", gap, 1e-3, False, len(jobs), f"{gap:.1e}")
 
 
 def _batch(jobs: Sequence[Any], settings: Settings, engine: str) -> _Run:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmforensics.batch.process import return_freed_memory
 from vlmforensics.errors import MissingExtra, SettingsError
 from vlmforensics.settings import Settings
 from vlmforensics.ui.flow import Model
@@ -28,6 +29,8 @@ AUTH_VARIABLE = "VLMFORENSICS_AUTH"
 STATIC = Path(__file__).parent / "static"
 MOST_PICTURES = 8
 """Pictures of the greatest size that one upload may hold together."""
+MEMORY_SECONDS = 60.0
+"""How often memory that runs have freed goes back to the system."""
 SCRIPTS = ("page.js", "viewer.js")
 
 CONTENT_POLICY = (
@@ -202,7 +205,8 @@ def _serve_until_told(
         # Only now: importing the networks beside gradio would keep the page waiting.
         model.start()
         _say(f"vlmforensics is served on {address}  (Ctrl-C ends it)")
-        done.wait()
+        while not done.wait(MEMORY_SECONDS):
+            return_freed_memory()
         _say("\nStopping…")
         sessions.clear()
         blocks.close(verbose=False)

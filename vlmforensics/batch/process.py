@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from typing import Any
 
 MIB = 1 << 20
 # <malloc.h>
@@ -33,11 +34,30 @@ def keep_freed_memory() -> bool:
     Returns:
         True where the C library took the settings (glibc); elsewhere nothing is done.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
+    mallopt = _from_glibc("mallopt")
     wanted = ((_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, 256 * MIB), (_M_MMAP_THRESHOLD, 32 * MIB))
-    return all([mallopt(name, value) == 1 for name, value in wanted])
+    return mallopt is not None and all([mallopt(name, value) == 1 for name, value in wanted])
+
+
+def return_freed_memory() -> bool:
+    """Give freed pages of the whole heap back to the system, those between blocks in use included.
+
+    For a process that runs for days. Small blocks that live long end up between the large ones of a network, so the
+    heap's end is seldom free and glibc keeps what is below it: a served page that used 0.3 GiB of heap throughout
+    held twice as much in gaps after ten minutes, and more later.
+
+    Returns:
+        True where something was given back.
+    """
+    trim = _from_glibc("malloc_trim")
+    return trim is not None and trim(0) == 1
+
+
+def _from_glibc(name: str) -> Any:
+    """A function of the C library, or None where the C library is another one."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
