@@ -307,7 +307,7 @@ class CopyMove:
         measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
         if best.score < FOUND:
             text = (
-                f"Parts that resemble each other differ as repeated things do (the most alike: {measured})."
+                f"The parts most alike score {best.score:.2f}, where {FOUND:.2f} marks a copy ({measured})."
             )
             return [Evidence(self.name, text, score=best.score, recompute=recompute)]
         strong = [copy for copy in copies if copy.score >= max(FOUND, best.score / 3)]

@@ -168,7 +168,7 @@ class JpegGhost:
         text = (
             "A part was saved before at another JPEG quality than the rest"
             if strong
-            else "JPEG ghosts are even"
+            else f"JPEG ghosts of parts differ by less than the {FOUND:.1f} that mark one"
         )
         recompute["share"] = round(found.share, 4)
         return [

@@ -164,8 +164,8 @@ class NoiseInconsistency:
             )
         else:
             text = (
-                f"No part stands out by its noise from parts of like brightness and texture (at most {measured}, "
-                f"below the {FOUND:.1f} that mark a part; {typical})."
+                f"The noise of parts of like brightness and texture differs by less than the {FOUND:.1f} that mark a "
+                f"part (at most {measured}; {typical})."
             )
         recompute = {
             "version": self.version,
