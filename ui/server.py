@@ -29,7 +29,7 @@ AUTH_VARIABLE = "VLMFORENSICS_AUTH"
 STATIC = Path(__file__).parent / "static"
 MOST_PICTURES = 8
 """Pictures of the greatest size that one upload may hold together."""
-MEMORY_SECONDS = 60.0
+MEMORY_SECONDS = 15.0
 """How often memory that runs have freed goes back to the system."""
 SCRIPTS = ("page.js", "viewer.js")
 

@@ -18,6 +18,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 def prepare_process() -> None:
     """Quiet the libraries, let OpenMP's threads sleep, keep freed memory. Call it before torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see assistant.parts.let_threads_sleep
+    # oneDNN keeps its kernels for 1,024 shapes; each picture of a new size brings dozens, scattered over the heap.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -42,9 +44,9 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Give freed pages of the whole heap back to the system, those between blocks in use included.
 
-    For a process that runs for days. Small blocks that live long end up between the large ones of a network, so the
-    heap's end is seldom free and glibc keeps what is below it: a served page that used 0.3 GiB of heap throughout
-    held twice as much in gaps after ten minutes, and more later.
+    For a process that runs for days. Small blocks that live long (oneDNN's kernels above all) end up between the
+    large ones of a network, so the heap's end is seldom free and glibc keeps what is below it: a served page that
+    used 0.3 GiB of heap throughout held twice as much in gaps after ten minutes, and more later.
 
     Returns:
         True where something was given back.
