@@ -135,7 +135,7 @@ def _int8(
     from vlmforensics.compact.forward import core_of
 
     core = core_of(assistant.backbone.parts.model)  # type: ignore[attr-defined]
-    quantize_dynamic(core.model, {nn.Linear}, inplace=True)
+    quantize_dynamic(core.model, {nn.Linear}, inplace=True)  # type: ignore[no-untyped-call]
     reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
     spent = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
     yield Ratio(
