@@ -64,9 +64,9 @@ class Study:
         """
         pictures = load_manifest(data)
         folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-        rows = {
-            name: steps.load_rows(pictures, work, cache, (name,)) for name in {*MEASURED, *steps.VARIANTS}
-        }
+        names = tuple(dict.fromkeys((*MEASURED, *steps.VARIANTS)))
+        stored = steps.load_rows(pictures, work, cache, names)
+        rows = {name: [row for row in stored if row.variant == name] for name in names}
         fitted = [row for name in steps.VARIANTS for row in rows[name]]
         calibrations = [
             steps.calibrate([row for row in fitted if folds[row.picture.sha256] != fold])

@@ -62,7 +62,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class _Run:
-    """A batch of verdicts."""
+    """Verdicts of some pictures, and the seconds a picture."""
 
     seconds: float
     chances: dict[str, dict[str, float]]
@@ -90,15 +90,11 @@ def measure(
     jobs = list(itertools.islice(Inputs([folder]), pictures))
     assistant = Assistant.load(settings.model, settings=settings)
     assistant.examine(jobs[0].path, for_text=False)  # what is done once only
-    start = time.perf_counter()
-    reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
-    alone = (time.perf_counter() - start) / len(jobs)
-    networks = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
-    chances = {report.file: dict(report.probabilities) for report in reports}
+    alone, networks = _one_by_one(assistant, jobs)
     local = _batch(jobs, settings, "local")
     yield Ratio(
-        "batch against one at a time", alone / local.seconds, 1.5, True, len(jobs),
-        f"{alone:.2f} s against {local.seconds:.2f} s a picture",
+        "batch against one at a time", alone.seconds / local.seconds, 1.5, True, len(jobs),
+        f"{alone.seconds:.2f} s against {local.seconds:.2f} s a picture",
     )  # fmt: skip
     yield Ratio(
         "verdicts against the sum of the network stages", local.seconds / networks, 1.25, False, len(jobs),
@@ -106,10 +102,10 @@ def measure(
     )  # fmt: skip
     if hasattr(assistant.backbone, "narrate_many"):
         yield _text(assistant, jobs[:TOGETHER])
-    gap = _gap(chances, local.chances)
+    gap = _gap(alone.chances, local.chances)
     if ray:
         other = _batch(jobs, settings, "ray")
-        gap = max(gap, _gap(chances, other.chances))
+        gap = max(gap, _gap(alone.chances, other.chances))
         yield Ratio(
             "Ray against local", other.seconds / local.seconds, 1.3, False, len(jobs),
             f"{other.seconds:.2f} s against {local.seconds:.2f} s a picture",
@@ -122,7 +118,16 @@ def measure(
             f"{many / 2**20:.0f} MiB against {few / 2**20:.0f} MiB",
         )  # fmt: skip
     if int8:
-        yield from _int8(assistant, jobs, networks, chances)
+        yield from _int8(assistant, jobs, networks, alone.chances)
+
+
+def _one_by_one(assistant: Assistant, jobs: Sequence[Any]) -> tuple[_Run, float]:
+    """Verdicts of pictures examined one after the other, and the seconds a picture of their network stages."""
+    start = time.perf_counter()
+    reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
+    seconds = (time.perf_counter() - start) / len(jobs)
+    networks = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
+    return _Run(seconds, {report.file: dict(report.probabilities) for report in reports}), networks
 
 
 def _int8(
@@ -136,13 +141,12 @@ def _int8(
 
     core = core_of(assistant.backbone.parts.model)  # type: ignore[attr-defined]
     quantize_dynamic(core.model, {nn.Linear}, inplace=True)  # type: ignore[no-untyped-call]
-    reports = [assistant.examine(job.path, file=job.file, for_text=False) for job in jobs]
-    spent = sum(report.timing.get(stage, 0.0) for report in reports for stage in NETWORKS) / len(jobs)
+    small, spent = _one_by_one(assistant, jobs)
     yield Ratio(
         "network stages in float against int8", networks / spent, 1.2, True, len(jobs),
         f"{networks:.2f} s against {spent:.2f} s a picture",
     )  # fmt: skip
-    gap = _gap(chances, {report.file: dict(report.probabilities) for report in reports})
+    gap = _gap(chances, small.chances)
     yield Ratio("largest difference of a probability by int8", gap, 1e-3, False, len(jobs), f"{gap:.1e}")
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+GLIBC = pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
 CODE = "import os; from vlmforensics.batch.process import prepare_process; prepare_process(); "
 
 
@@ -29,7 +30,7 @@ def test_nothing_heavy_is_imported_before_the_policy_is_set():
     assert run(code) == "[]"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+@GLIBC
 def test_freed_memory_stays_with_the_process():
     code = (
         "import resource, threading, numpy as np\n"
@@ -45,7 +46,7 @@ def test_freed_memory_stays_with_the_process():
     assert int(run(code)) < 20_000
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+@GLIBC
 def test_gaps_between_blocks_in_use_go_back_to_the_system():
     code = (
         "import numpy as np\n"

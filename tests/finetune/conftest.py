@@ -1,4 +1,9 @@
-"""A tiny checkpoint to train on."""
+"""A tiny checkpoint to train on, and a launcher of two processes."""
+
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -100,3 +105,33 @@ def lesson(tmp_path_factory):
     file = folder / "samples.jsonl"
     write_samples(file, samples)
     return file
+
+
+@pytest.fixture
+def train_in_two(tmp_path):
+    """Run ``finetune train`` in two processes: ``train_in_two("--recipe", …, changes=[…], precision="no")``.
+
+    ``--multi_gpu`` is accelerate's name for its launcher of several local processes; ``--cpu`` would start one alone.
+    """
+
+    def run(*arguments, changes, precision):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+            "--num_machines", "1", "--mixed_precision", precision, "--dynamo_backend", "no",
+            "--num_cpu_threads_per_process", "1", "--main_process_port", str(port),
+            "-m", "vlmforensics.finetune.cli", "train", *map(str, arguments),
+        ]  # fmt: skip
+        for change in changes:
+            command += ["--set", change]
+        environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "ACCELERATE_CONFIG_FILE": str(tmp_path / "none.yaml"),
+        }
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run

@@ -6,8 +6,6 @@ tests themselves.
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -83,17 +81,13 @@ def test_a_card_answers_as_a_cpu_does(quantize, tiny, pixels):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_cards_learn_together(tiny, lesson, tmp_path):
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "bf16", "--dynamo_backend", "no", "-m",
-        "vlmforensics.finetune.cli", "train", "--recipe", "fakevlm-7b", "--data", str(lesson), "--out", str(tmp_path),
-        "--set", f'base="{tiny}"', "--set", "optimiser.steps=3", "--set", "optimiser.batch=2",
-        "--set", "optimiser.accumulate=1", "--set", "saving.log_every=1",
+def test_two_cards_learn_together(tiny, lesson, tmp_path, train_in_two):
+    changes = [
+        f'base="{tiny}"', "optimiser.steps=3", "optimiser.batch=2", "optimiser.accumulate=1", "saving.log_every=1",
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "ACCELERATE_CONFIG_FILE": str(tmp_path / "none.yaml")}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two(
+        "--recipe", "fakevlm-7b", "--data", lesson, "--out", tmp_path, changes=changes, precision="bf16"
+    )
     assert len(losses(tmp_path)) == 3
 
 

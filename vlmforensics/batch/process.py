@@ -1,6 +1,6 @@
-"""Settings of a process that is ours alone (a command, a Ray actor): how it waits, and how it keeps memory.
+"""How a process that is ours alone (a command, a served page, a Ray actor) waits, and how it keeps memory.
 
-Never called on behalf of a program that uses the library.
+Settings are never changed on behalf of a program that uses the library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def prepare_process() -> None:
-    """Quiet the libraries, let OpenMP's threads sleep, keep freed memory. Call it before torch is imported."""
+    """Quiet the libraries, let OpenMP's threads sleep, bound oneDNN's cache, keep freed memory.
+
+    Call it before torch is imported.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see assistant.parts.let_threads_sleep
     # oneDNN keeps its kernels for 1,024 shapes; each picture of a new size brings dozens, scattered over the heap.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
