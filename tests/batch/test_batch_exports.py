@@ -1,6 +1,8 @@
 """Galleries, masks, conversations, run summaries, and words for the most suspect."""
 
+import base64
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from vlmforensics.batch import (
     write_conversations,
     write_gallery,
     write_masks,
+    write_table,
 )
 from vlmforensics.errors import SettingsError
 from vlmforensics.imaging import open_case, rle_decode
@@ -70,6 +73,50 @@ def test_gallery_keeps_the_most_suspect_and_does_without_lost_pictures(batch, tm
     page = (tmp_path / "g" / "index.html").read_text()
     assert "The 2 most suspect of 5" in page
     assert "no picture" in page
+
+
+def test_gallery_shows_the_newer_record_of_a_file_that_changed(batch, fakes, tmp_path):
+    inputs, out, _ = batch
+    fakes.write(tmp_path / "in" / "2.jpg", 7)
+    worker = Worker(fakes.make(), text="none")
+    with Ledger(out, resume=True) as ledger:
+        (newer,) = run_batch(inputs, ledger, LocalEngine(1), lambda: worker)
+    assert write_gallery(out, tmp_path / "g", inputs, SETTINGS) == 6
+    (page,) = [
+        path for path in (tmp_path / "g" / "pictures").iterdir() if newer["sha256"] in path.read_text()
+    ]
+    assert "data:image/png" in page.read_text()
+    assert (tmp_path / "g" / "thumbs" / f"{page.stem}.jpg").exists()
+    assert len(list((tmp_path / "g" / "thumbs").iterdir())) == 4
+
+
+def test_pictures_with_the_same_label_keep_their_cards_and_words(fakes, tmp_path):
+    data = [fakes.encode(fakes.scene(seed)) for seed in range(3)]
+    rows = [json.dumps({"id": "cat", "bytes": base64.b64encode(d).decode()}) for d in data]
+    (tmp_path / "cats.jsonl").write_text("\n".join(rows))
+    inputs, out = Inputs([tmp_path / "cats.jsonl"]), tmp_path / "out.jsonl"
+    with Ledger(out) as ledger:
+        silent, telling = (Worker(fakes.make(), text=text) for text in ("none", "all"))
+        assert len(list(run_batch(inputs, ledger, LocalEngine(2), lambda: silent))) == 3
+        assert len(list(explain_most_suspect(inputs, ledger, LocalEngine(2), lambda: telling, 2))) == 2
+    assert sum(record["explanation"] is not None for record in read(out)) == 2
+    assert write_gallery(out, tmp_path / "g", inputs, SETTINGS) == 3
+    assert len(list((tmp_path / "g" / "thumbs").iterdir())) == 3
+
+
+def test_files_written_follow_the_umask(batch, tmp_path):
+    inputs, out, _ = batch
+    before = os.umask(0o027)
+    try:
+        write_masks(out, tmp_path / "masks")
+        write_conversations(out, tmp_path / "c.json")
+        write_table(out, tmp_path / "t.parquet")
+        write_gallery(out, tmp_path / "g", inputs, SETTINGS)
+    finally:
+        os.umask(before)
+    written = [*(tmp_path / "masks").iterdir(), *(tmp_path / "g").glob("**/*.*")]
+    modes = {path.stat().st_mode & 0o777 for path in (*written, tmp_path / "c.json", tmp_path / "t.parquet")}
+    assert modes == {0o640}
 
 
 def test_masks_are_those_of_the_records(batch, tmp_path):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmforensics.batch import Inputs, Job, Ledger, LocalEngine, Worker, run_batch
+from vlmforensics.batch.containers import Cell
 from vlmforensics.errors import SettingsError, UnreadableFile
 
 
@@ -19,10 +20,10 @@ def labels(*named, **options):
     return [job.file for job in Inputs([str(name) for name in named], **options)]
 
 
-def examined(fakes, inputs, out, **options):
+def examined(fakes, inputs, out, workers=2, skipped=lambda: None, **options):
     worker = Worker(fakes.make(), with_text=False)
     with Ledger(out, **options) as ledger:
-        return list(run_batch(inputs, ledger, LocalEngine(2), lambda: worker))
+        return list(run_batch(inputs, ledger, LocalEngine(workers), lambda: worker, skipped=skipped))
 
 
 def test_patterns_are_expanded_and_must_match(tmp_path):
@@ -75,6 +76,53 @@ def test_tables_of_bytes_carry_the_pictures(fakes, tmp_path):
         assert [record["verdict"] is not None for record in records] == [True] * 3
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_pictures_with_the_same_label_are_all_examined(fakes, tmp_path, workers):
+    for place in range(6):
+        fakes.write(tmp_path / "ab"[place // 3] / f"{place % 3}.jpg", place, width=64, height=64)
+    for name in "ab":
+        (tmp_path / name / "list.csv").write_text("path\n0.jpg\n1.jpg\n2.jpg\n")
+    data = [
+        fakes.encode(fakes.scene(index, 64, 64)) for index in (9, 10, 9, 1)
+    ]  # one twice, one with the bytes of a/1.jpg
+    rows = [json.dumps({"id": "cat", "bytes": base64.b64encode(d).decode()}) for d in data]
+    (tmp_path / "cats.jsonl").write_text("\n".join(rows))
+    inputs = Inputs([tmp_path / "a" / "list.csv", tmp_path / "b" / "list.csv", tmp_path / "cats.jsonl"])
+    out, left_out = tmp_path / "out.jsonl", []
+    records = examined(fakes, inputs, out, workers, lambda: left_out.append(1))
+    assert [record["file"] for record in records] == [
+        *("0.jpg", "1.jpg", "2.jpg") * 2,
+        *[f"{tmp_path}/cats.jsonl::cat"] * 3,
+    ]
+    assert len({(record["file"], record["sha256"]) for record in records}) == 9
+    assert len(left_out) == 1  # the same bytes under the same label
+    assert records[-1]["same_bytes_as"] == "1.jpg"
+    assert examined(fakes, inputs, out, workers, lambda: left_out.append(1), resume=True) == []
+    assert len(left_out) == 11
+
+
+def test_a_damaged_table_costs_its_damaged_rows_only(fakes, tmp_path):
+    picture = fakes.write(tmp_path / "one.jpg")
+    table = tmp_path / "b.parquet"
+    pq.write_table(pa.table({"bytes": [picture.read_bytes()]}), table)
+    (whole,) = Inputs([table])
+    cells = (Cell(0, 7, "bytes"), Cell(7, 0, "bytes"), Cell(0, 0, "none"), Cell(0, 0, "bytes", "field"))
+    jobs = [whole, *(Job(f"b::{place}", str(table), cell) for place, cell in enumerate(cells))]
+    records = examined(fakes, jobs, tmp_path / "out.jsonl")
+    assert [record["error"] and record["error"]["code"] for record in records] == [
+        None,
+        *["img.unreadable"] * 4,
+    ]
+    names = pa.table({"path": ["one.jpg", "two.jpg"]})
+    pq.write_table(names, table, row_group_size=1, compression="none", use_dictionary=False)
+    table.write_bytes(table.read_bytes().replace(b"two.jpg", b"tw\xff.jpg"))
+    records = examined(fakes, Inputs([table]), tmp_path / "names.jsonl")
+    assert [(record["file"], record["error"] is None) for record in records] == [
+        ("one.jpg", True),
+        (str(table), False),
+    ]
+
+
 def test_a_table_without_a_usable_column_is_a_usage_error(tmp_path):
     (tmp_path / "m.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SettingsError, match="--column"):
@@ -114,6 +162,14 @@ def test_a_shard_that_breaks_off_is_an_error_record_after_its_pictures(fakes, sh
     (tmp_path / "s.tar.gz").write_bytes(b"x")
     with pytest.raises(SettingsError, match="unpack"):
         Inputs([tmp_path / "s.tar.gz"])
+
+
+def test_a_shard_that_claims_more_than_memory_holds_is_error_records(fakes, tmp_path):
+    header = tarfile.TarInfo("a.jpg")
+    header.size = 1 << 61
+    (tmp_path / "s.tar").write_bytes(header.tobuf() + bytes(2000))
+    records = examined(fakes, Inputs([tmp_path / "s.tar"]), tmp_path / "out.jsonl")
+    assert [record["error"]["code"] for record in records] == ["img.unreadable"] * 2
 
 
 def test_a_shard_that_changed_under_the_batch_is_said(shard):

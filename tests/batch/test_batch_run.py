@@ -11,17 +11,7 @@ import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
-from vlmforensics.batch import (
-    Job,
-    Ledger,
-    LocalEngine,
-    Worker,
-    find_inputs,
-    make_engine,
-    pending,
-    run_batch,
-    write_table,
-)
+from vlmforensics.batch import Inputs, Job, Ledger, LocalEngine, Worker, make_engine, run_batch, write_table
 from vlmforensics.errors import SettingsError
 from vlmforensics.report import schema
 
@@ -44,11 +34,10 @@ def folder(fakes, tmp_path):
 
 
 def run(fakes, folder, out, engine=None, stop=lambda: False, resume=False, **parts):
-    jobs = find_inputs([folder])
+    jobs = Inputs([folder], exclude=[out])
     with Ledger(out, resume=resume) as ledger:
         worker = Worker(fakes.make(**parts), with_text=False)
-        todo = pending(jobs, ledger)
-        return list(run_batch(todo, ledger, engine or LocalEngine(2), lambda: worker, stop=stop))
+        return list(run_batch(jobs, ledger, engine or LocalEngine(2), lambda: worker, stop=stop))
 
 
 def test_one_valid_record_per_file(fakes, folder, tmp_path):
@@ -85,7 +74,7 @@ def test_ray_gives_the_same_records(fakes, folder, tmp_path):
 
     with Ledger(tmp_path / "ray.jsonl") as ledger:
         engine = make_engine("ray", workers=2)
-        records = list(run_batch(find_inputs([folder]), ledger, engine, factory))
+        records = list(run_batch(Inputs([folder]), ledger, engine, factory))
     assert [r | {"timing": {}} for r in records] == [r | {"timing": {}} for r in local]
 
 
@@ -96,7 +85,7 @@ def test_resume_examines_the_rest_once(fakes, folder, tmp_path):
     def stop():
         return len(done) >= 1
 
-    jobs = find_inputs([folder])
+    jobs = list(Inputs([folder]))
     with Ledger(out) as ledger:
         worker = Worker(fakes.make(), with_text=False)
         for record in run_batch(jobs, ledger, LocalEngine(2), lambda: worker, stop=stop):
@@ -148,7 +137,7 @@ def test_jobs_are_read_only_a_little_ahead():
     stream.close()
 
 
-def test_inputs_are_sorted_regular_and_once(tmp_path):
+def test_inputs_of_a_folder_are_sorted_and_regular(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/2", "b/1", "a", "c.txt"):
         (tmp_path / name).write_text("x")
@@ -157,7 +146,7 @@ def test_inputs_are_sorted_regular_and_once(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe")
-    jobs = find_inputs([tmp_path, tmp_path / "a"], exclude=[tmp_path / "c.txt"])
+    jobs = Inputs([tmp_path], exclude=[tmp_path / "c.txt"])
     assert [os.path.relpath(job.file, tmp_path) for job in jobs] == ["a", "b/1", "b/2"]
 
 
@@ -175,7 +164,7 @@ def test_names_that_are_not_utf8_are_found_and_recorded(fakes, tmp_path):
 
 def test_what_does_not_exist_is_a_usage_error(tmp_path):
     with pytest.raises(SettingsError, match="does not exist"):
-        find_inputs([tmp_path / "none"])
+        Inputs([tmp_path / "none"])
     with pytest.raises(SettingsError, match="engine"):
         make_engine("spark")
     with pytest.raises(SettingsError, match="worker"):
@@ -195,7 +184,7 @@ def test_csv_runs_no_formula(fakes, tmp_path):
     os.chdir(tmp_path / "in")
     with Ledger(out) as ledger:
         worker = Worker(fakes.make(), with_text=False)
-        list(run_batch(find_inputs(["=cmd()|'x'!A1.jpg"]), ledger, LocalEngine(1), lambda: worker))
+        list(run_batch(Inputs(["=cmd()|'x'!A1.jpg"]), ledger, LocalEngine(1), lambda: worker))
     text = write_table(out, tmp_path / "t.csv").read_text(encoding="utf-8")
     assert text.startswith("\ufeff")
     (row,) = csv.DictReader(io.StringIO(text[1:]))
@@ -214,3 +203,16 @@ def test_parquet_has_declared_types_even_where_all_is_null(fakes, tmp_path):
     assert table.column("error_code").to_pylist() == ["img.text"]
     with pytest.raises(SettingsError):
         write_table(out, tmp_path / "t.xlsx")
+
+
+def test_tables_take_text_that_is_not_utf8(fakes, tmp_path):
+    out = tmp_path / "out.jsonl"
+    with Ledger(out) as ledger:
+        worker = Worker(fakes.make(), with_text=False)
+        lost = Job("lost", "lost", trouble="caf\udce9.tar is not a whole plain tar file")
+        (record,) = run_batch([lost], ledger, LocalEngine(1), lambda: worker)
+        ledger.append(record | {"file": "told", "explanation": "One \ud800.\nTwo."})
+    rows = pq.read_table(write_table(out, tmp_path / "t.parquet")).to_pylist()
+    assert rows[0]["error"] == "caf\\udce9.tar is not a whole plain tar file"
+    assert rows[1]["explanation"] == "One \\ud800.\nTwo."
+    assert "caf\\udce9.tar" in write_table(out, tmp_path / "t.csv").read_text(encoding="utf-8")

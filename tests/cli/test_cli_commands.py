@@ -282,13 +282,16 @@ def test_report_of_something_else_is_an_error(tmp_path, content):
     assert "Traceback" not in result.stderr
 
 
-def test_report_of_another_picture_is_refused(fakes, picture, tmp_path):
+@pytest.mark.parametrize("ending", ["html", "md", "json"])
+def test_report_of_another_picture_is_refused(fakes, picture, tmp_path, ending):
     record = tmp_path / "r.json"
     run(app, ["examine", str(picture), "--save", str(record)])
     other = fakes.write(tmp_path / "other.jpg", 5)
-    result = run(app, ["report", str(record), "--out", str(tmp_path / "r.html"), "--image", str(other)])
+    page = tmp_path / f"page.{ending}"
+    result = run(app, ["report", str(record), "--out", str(page), "--image", str(other)])
     assert result.exit_code == 1
     assert "SHA-256 differs" in result.stderr
+    assert not page.exists()
 
 
 def test_models_list_and_verify_without_a_cache(monkeypatch, tmp_path):

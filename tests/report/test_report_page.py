@@ -150,6 +150,8 @@ def test_page_refuses_another_picture(fakes, report):
     other = open_case(fakes.encode(fakes.scene(9)), file="other.jpg", settings=Settings(sandbox=False))
     with pytest.raises(InputError, match="not the picture"):
         record_to_html(to_record(report), other)
+    with pytest.raises(InputError, match="not the picture"):
+        record_to_markdown(to_record(report), other)
 
 
 def test_markdown_is_inert(report):
@@ -158,6 +160,16 @@ def test_markdown_is_inert(report):
     assert "http://" not in text
     assert "\u202e" not in text
     assert "\\[E1, E2\\]" in text
+
+
+def test_markdown_of_a_forged_record_is_inert(report):
+    record = to_record(report)
+    record["evidence"][0] |= {"id": HOSTILE, "status": HOSTILE}
+    record["evidence"][1]["reliability"] = {"balanced_accuracy": 1, "low": 1, "high": 1, "n": HOSTILE}
+    record["model"]["parts"] = {HOSTILE: HOSTILE}
+    text = record_to_markdown(record, None)
+    assert "<img" not in text.replace("\\<img", "")
+    assert "http://" not in text
 
 
 @pytest.mark.parametrize("ending", ["html", "md", "json"])
@@ -174,6 +186,9 @@ def test_save_refuses_other_endings_and_missing_folders(report, tmp_path):
         save(report, tmp_path / "r.pdf")
     with pytest.raises(SettingsError, match="can't write"):
         save(report, tmp_path / "none" / "r.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="can't write"):
+        save(report, tmp_path / "file" / "r.html")
 
 
 def test_pages_without_a_date_are_identical(report):

@@ -2,9 +2,9 @@
 
 from vlmforensics.batch.exports import write_conversations, write_masks
 from vlmforensics.batch.gallery import write_gallery
-from vlmforensics.batch.inputs import Inputs, Job, find_inputs
+from vlmforensics.batch.inputs import Inputs, Job
 from vlmforensics.batch.local import LocalEngine, default_workers
-from vlmforensics.batch.run import ENGINES, make_engine, pending, run_batch
+from vlmforensics.batch.run import ENGINES, make_engine, run_batch
 from vlmforensics.batch.summary import Summary
 from vlmforensics.batch.tables import check_table, write_table
 from vlmforensics.batch.topk import explain_most_suspect
@@ -26,9 +26,7 @@ __all__ = [
     "default_workers",
     "explain_most_suspect",
     "file_digest",
-    "find_inputs",
     "make_engine",
-    "pending",
     "run_batch",
     "write_conversations",
     "write_gallery",

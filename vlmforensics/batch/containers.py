@@ -6,6 +6,7 @@ sees the same files.
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,15 +63,21 @@ def read_part(path: str, part: Slice | Cell) -> bytes:
     """
     if isinstance(part, Slice):
         with Path(path).open("rb") as stream:
+            end = part.offset + part.size
+            # asked before reading: a header may claim more than memory holds
+            if os.fstat(stream.fileno()).st_size < end:
+                raise OSError(f"it ends before byte {end}")
             stream.seek(part.offset)
-            data = stream.read(part.size)
-        if len(data) != part.size:
-            raise OSError(f"it ends before byte {part.offset + part.size}")
-        return data
-    values = _group(path, Path(path).stat().st_mtime_ns, part.group, part.column)
-    value: Any = values[part.row].as_py()
-    if part.field and value is not None:
-        value = value.get(part.field)
+            return stream.read(part.size)
+    try:
+        values = _group(path, Path(path).stat().st_mtime_ns, part.group, part.column)
+        value: Any = values[part.row].as_py()
+        if part.field and value is not None:
+            value = value.get(part.field)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged table breaks its decoder in many ways, all of them this cell's
+        raise OSError(f"its row can't be read: {error}") from error
     return value if isinstance(value, bytes) else b""
 
 
@@ -98,5 +105,5 @@ def tar_members(path: Path) -> Iterator[tuple[str, Slice]]:
                 hidden = Path(name).name.startswith(".")
                 if member.isreg() and not hidden and Path(name).suffix.lower() not in SIDECARS:
                     yield name, Slice(member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header breaks its reader in many ways
         raise SettingsError(f"{path} is not a whole plain tar file: {error}") from error

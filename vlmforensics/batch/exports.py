@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vlmforensics.errors import SettingsError
+from vlmforensics.report import replacing, write_atomically
 
 QUESTION = "<image>Does the image looks real/fake?"
 """FakeClue's one question, its grammar included: it is part of the data."""
@@ -48,7 +47,7 @@ def write_masks(records: Path, folder: Path) -> int:
         mask = rle_decode(record["mask"])
         if mask.any():
             count += 1
-            replace_bytes(folder / f"{record['sha256']}.png", to_png(mask.astype("uint8") * 255))
+            write_atomically(folder / f"{record['sha256']}.png", to_png(mask.astype("uint8") * 255))
     return count
 
 
@@ -65,22 +64,13 @@ def write_conversations(records: Path, target: Path) -> int:
         SettingsError: the file can't be written.
     """
     count = 0
-    part = part_of(target)
-    try:
-        with part.open("w", encoding="ascii") as stream:
-            stream.write("[")
-            for record in read_records(records):
-                if record["verdict"] in OPENINGS and record["explanation"]:
-                    stream.write(("," if count else "") + "\n" + json.dumps(conversation(record)))
-                    count += 1
-            stream.write("\n]\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(target)
-    except OSError as error:
-        raise SettingsError(f"can't write {target}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as stream:
+        stream.write(b"[")
+        for record in read_records(records):
+            if record["verdict"] in OPENINGS and record["explanation"]:
+                stream.write((b",\n" if count else b"\n") + json.dumps(conversation(record)).encode("ascii"))
+                count += 1
+        stream.write(b"\n]\n")
     return count
 
 
@@ -113,34 +103,3 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"can't make the folder {folder}: {error.strerror}") from error
-
-
-def part_of(target: Path) -> Path:
-    """A fresh file beside ``target`` to write before it is moved there.
-
-    Raises:
-        SettingsError: the folder can't be written to.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}-", suffix=".part")
-    except OSError as error:
-        raise SettingsError(f"can't write to {target.parent}: {error.strerror}") from error
-    os.close(handle)
-    return Path(name)
-
-
-def replace_bytes(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        SettingsError: there is no room, or no right to.
-    """
-    part = part_of(target)
-    try:
-        part.write_bytes(data)
-        part.chmod(0o644)
-        part.replace(target)
-    except OSError as error:
-        raise SettingsError(f"can't write {target}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmforensics import imaging
-from vlmforensics.batch.exports import make_folder, read_records, replace_bytes
-from vlmforensics.batch.inputs import Job
+from vlmforensics.batch.exports import make_folder, read_records
+from vlmforensics.batch.inputs import Job, Key, jobs_of
 from vlmforensics.errors import VlmForensicsError
-from vlmforensics.report import record_to_html
+from vlmforensics.report import record_to_html, write_atomically
 from vlmforensics.report.gallery import PAGE, Card, index_page, page_name
 from vlmforensics.settings import Settings
 from vlmforensics.types import CaseImage
@@ -35,47 +35,46 @@ def write_gallery(
         folder: made where it is missing; pages of an earlier gallery are replaced.
         jobs: where the pictures are; one that is gone or has changed is shown without picture.
         settings: limits of decoding.
-        most: pictures shown.
+        most: records shown.
 
     Returns:
-        How many pictures are shown.
+        How many records are shown: a file that changed and was examined again has two.
 
     Raises:
         SettingsError: the folder can't be written to.
     """
     chosen, total = _chosen(records, most)
-    where = {job.file: job for job in jobs if job.file in chosen}
+    where = jobs_of(jobs, set(chosen.values()))
     make_folder(folder / "pictures")
     make_folder(folder / "thumbs")
-    order = sorted(chosen, key=lambda file: chosen[file])
-    rank = {file: place for place, file in enumerate(order)}
-    cards: list[Card | None] = [None] * len(order)
-    for record in read_records(records):
-        place = rank.get(record["file"])
-        if place is not None and cards[place] is None:
-            cards[place] = _card(record, folder, place, where.get(record["file"]), settings)
-    shown = [card for card in cards if card is not None]
+    rank = {line: place for place, line in enumerate(chosen)}
+    cards: dict[int, Card] = {}
+    for line, record in enumerate(read_records(records)):
+        place = rank.get(line)
+        if place is not None:
+            cards[place] = _card(record, folder, place, where.get(chosen[line]), settings)
+    shown = [cards[place] for place in sorted(cards)]
     pages = max(1, -(-len(shown) // PAGE))
     for page in range(pages):
         text = index_page(
             shown[page * PAGE : (page + 1) * PAGE], page=page, pages=pages, shown=len(shown), total=total
         )
-        replace_bytes(folder / page_name(page), text.encode())
+        write_atomically(folder / page_name(page), text)
     return len(shown)
 
 
-def _chosen(records: Path, most: int) -> tuple[dict[str, tuple[float, str]], int]:
-    """Names of the most suspect records with their place in the order, and how many records there are."""
+def _chosen(records: Path, most: int) -> tuple[dict[int, Key], int]:
+    """Lines of the most suspect records in their order, each with its key, and how many records there are."""
     total = 0
 
-    def keys() -> Iterable[tuple[tuple[float, str], str]]:
+    def keys() -> Iterable[tuple[float, str, int, str | None]]:
         nonlocal total
-        for record in read_records(records):
+        for line, record in enumerate(read_records(records)):
             total += 1
-            yield (_suspicion(record), record["file"]), record["file"]
+            yield _suspicion(record), record["file"], line, record["sha256"]
 
     smallest = heapq.nsmallest(most, keys())
-    return {file: key for key, file in smallest}, total
+    return {line: (file, sha256) for _, file, line, sha256 in smallest}, total
 
 
 def _suspicion(record: Mapping[str, Any]) -> float:
@@ -90,11 +89,11 @@ def _card(record: Mapping[str, Any], folder: Path, place: int, job: Job | None, 
     thumb = None
     if case is not None:
         small = imaging.to_jpeg_preview(case.upright, side=_SIDE)
-        replace_bytes(folder / "thumbs" / f"{name}.jpg", small)
+        write_atomically(folder / "thumbs" / f"{name}.jpg", small)
         thumb = f"thumbs/{name}.jpg"
     page = None
     if record["error"] is None:
-        replace_bytes(folder / "pictures" / f"{name}.html", record_to_html(record, case).encode())
+        write_atomically(folder / "pictures" / f"{name}.html", record_to_html(record, case))
         page = f"pictures/{name}.html"
     return Card.of(record, page, thumb)
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -25,6 +25,9 @@ STDIN = "-"
 TAR = ".tar"
 MANIFESTS = (".csv", ".jsonl", ".parquet")
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+Key = tuple[str, str | None]
+"""Label and SHA-256 of an input or a record: two tables may give different pictures the same label."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Job:
     sha256: str | None = None
     twin: bool = False
     trouble: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """What the job's record is found by, once its bytes were hashed."""
+        return self.file, self.sha256
 
     def source(self) -> str | bytes:
         """What opens it: its path, or its bytes where they are part of another file.
@@ -101,6 +109,10 @@ class Job:
 
 class Inputs:
     """The jobs of a batch, read lazily each time it is walked: memory does not grow with their number.
+
+    Files come in the order given, folders are walked in byte order of names. Symbolic links are followed, each
+    folder once, so that loops end. A folder that can't be read becomes an input itself, and so an error record,
+    rather than a silent gap.
 
     Named files that end in ``.csv``, ``.jsonl`` or ``.parquet`` are manifests, in ``.tar`` shards; a name that
     does not exist and holds ``*``, ``?`` or ``[`` is a pattern (``**`` walks folders); ``-`` reads names from
@@ -218,20 +230,11 @@ class Inputs:
                     yield name
 
 
-def find_inputs(named: Sequence[str | Path], *, exclude: Sequence[Path] = ()) -> list[Job]:
-    """List the inputs: files in the order given, folders walked in byte order of names, each name once.
-
-    Symbolic links are followed, each folder once, so that loops end. A folder that can't be read becomes an
-    input itself, and so an error record, rather than a silent gap. For millions of files walk :class:`Inputs`.
-
-    Args:
-        named: see :class:`Inputs`; ``-`` is a file's name here.
-        exclude: files and folders that are not inputs wherever they lie (the output).
-
-    Raises:
-        SettingsError: something named does not exist.
-    """
-    return list({job.file: job for job in Inputs(named, exclude=exclude)}.values())
+def jobs_of(jobs: Iterable[Job], keys: Collection[Key]) -> dict[Key, Job]:
+    """The jobs of some records, hashed; no file is read whose label none of them has."""
+    labels = {file for file, _ in keys}
+    hashed = (job.hashed() for job in jobs if job.file in labels)
+    return {job.key: job for job in hashed if job.key in keys}
 
 
 def _spooled(stdin: IO[bytes]) -> Any:

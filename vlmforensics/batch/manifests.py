@@ -61,7 +61,9 @@ def rows(manifest: Path, column: str | None) -> Iterator[Row]:
                 yield from _text(manifest, column, reader.fieldnames or (), enumerate(reader))
         else:
             yield from _json_lines(manifest, column)
-    except (OSError, csv.Error) as error:
+    except SettingsError:
+        raise
+    except Exception as error:  # a damaged table breaks its decoder in many ways
         raise SettingsError(f"can't read the manifest {manifest}: {error}") from error
 
 

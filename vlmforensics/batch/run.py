@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from vlmforensics.batch.inputs import Job
+from vlmforensics.batch.inputs import Job, Key
 from vlmforensics.batch.work import TWIN, Engine, Record, WorkFactory
 from vlmforensics.errors import SettingsError
-from vlmforensics.report.ledger import Ledger, file_digest
+from vlmforensics.report.ledger import Ledger
 
 ENGINES = ("local", "ray")
 _NAME_NOTE = "The name ends in "
-
-
-def pending(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
-    """The jobs without a record in the ledger; only files whose name it knows are read, to compare bytes."""
-    return [
-        job for job in jobs if not (ledger.knows(job.file) and ledger.has(job.file, file_digest(job.path)))
-    ]
 
 
 def run_batch(
@@ -55,10 +48,9 @@ def run_batch(
         if record.get(TWIN):
             original = ledger.of_bytes(record["sha256"])
             if original is None:  # its file changed while it was read: the twin is examined after all
-                again.append(todo.twins.pop(record["file"]))
+                again.append(todo.twins.pop((record["file"], record["sha256"])))
                 continue
             record = twin_record(original, record["file"])
-        todo.twins.pop(record["file"], None)
         ledger.append(record)
         todo.settled(record)
         yield record
@@ -83,21 +75,21 @@ class _Todo:
     def __init__(self, jobs: Iterable[Job], ledger: Ledger, skipped: Callable[[], Any]) -> None:
         self._jobs, self._ledger, self._skipped = jobs, ledger, skipped
         self._begun: set[str] = set()
-        self._named: set[str] = set()
-        self.twins: dict[str, Job] = {}
+        self._under_way: set[Key] = set()
+        self.twins: dict[Key, Job] = {}
 
     def __iter__(self) -> Iterator[Job]:
         for found in self._jobs:
             job = found.hashed()
-            if job.file in self._named or self._ledger.has(job.file, job.sha256):
+            if job.key in self._under_way or self._ledger.has(job.file, job.sha256):
                 self._skipped()
                 continue
-            self._named.add(job.file)
+            self._under_way.add(job.key)
             digest = job.sha256
             if digest is None:
                 yield job
             elif digest in self._begun or self._ledger.holds(digest):
-                self.twins[job.file] = job
+                self.twins[job.key] = job
                 yield replace(job, twin=True)
             else:
                 self._begun.add(digest)
@@ -105,7 +97,9 @@ class _Todo:
 
     def settled(self, record: Record) -> None:
         """Forget what is under way no more: the ledger knows it now."""
-        self._named.discard(record["file"])
+        key = record["file"], record["sha256"]
+        self._under_way.discard(key)
+        self.twins.pop(key, None)
         if record["sha256"] is not None:
             self._begun.discard(record["sha256"])
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlmforensics.batch.exports import read_records
 from vlmforensics.errors import SettingsError
-from vlmforensics.report import printable, write_atomically
+from vlmforensics.report import printable, replacing, write_atomically
 from vlmforensics.types import LABELS
 
 COLUMNS = (
@@ -43,14 +43,8 @@ def check_table(target: Path) -> None:
         raise SettingsError(f"can't tell what table to write to {target}: end it with .csv or .parquet")
 
 
-def rows(records: Path) -> Iterator[dict[str, Any]]:
-    """One flat row per record of a batch file."""
-    with records.open(encoding="ascii") as stream:
-        for line in stream:
-            yield _row(json.loads(line))
-
-
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record made flat; names and free text made safe to show, for UTF-8 can't hold every one."""
     chances, mask, error = record["probabilities"], record["mask"], record["error"]
     findings = [f"{item['id']} {item['source']}: {item['strength']}" for item in record["evidence"] or ()]
     return {
@@ -61,13 +55,17 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "mask_area": None if mask is None else _area(mask),
         "evidence": "; ".join(findings),
         "failures": "; ".join(failure["source"] for failure in record.get("failures", ())),
-        "explanation": record["explanation"],
-        "model": record["model"]["name"],
+        "explanation": None if record["explanation"] is None else _paragraphs(record["explanation"]),
+        "model": printable(record["model"]["name"], 4096),
         "weights_sha256": record["model"]["weights_sha256"],
         "seconds": record["timing"].get("total"),
         "error_code": None if error is None else error.get("code"),
-        "error": None if error is None else error["message"],
+        "error": None if error is None else printable(error["message"], 4096),
     }
+
+
+def _paragraphs(text: str) -> str:
+    return "\n".join(printable(line, 32000) for line in text.split("\n"))
 
 
 def _area(mask: Mapping[str, Any]) -> float:
@@ -88,7 +86,9 @@ def _csv(records: Path) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows(records))
+    writer.writerows(
+        {name: _inert(value) for name, value in row.items()} for row in map(_row, read_records(records))
+    )
     return "\ufeff" + text.getvalue()
 
 
@@ -100,17 +100,12 @@ def _parquet(records: Path, target: Path) -> None:
     types |= {"width": pa.int32(), "height": pa.int32(), "mask_area": pa.float64(), "seconds": pa.float64()}
     types |= {f"p_{label}": pa.float64() for label in LABELS}
     schema = pa.schema(list(types.items()), metadata={"schema": "vlmforensics.record/1 (flat)"})
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            group: list[dict[str, Any]] = []
-            for row in rows(records):
-                group.append(row)
-                if len(group) == 1000:
-                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                    group = []
-            if group:
+    with replacing(target) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        group: list[dict[str, Any]] = []
+        for record in read_records(records):
+            group.append(_row(record))
+            if len(group) == 1000:
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))

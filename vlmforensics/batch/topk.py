@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from vlmforensics.batch.exports import read_records
-from vlmforensics.batch.inputs import Job
+from vlmforensics.batch.inputs import Job, Key, jobs_of
 from vlmforensics.batch.work import Engine, Record, WorkFactory
 from vlmforensics.report.ledger import Ledger
 
 
-def most_suspect(records: Path, count: int) -> set[str]:
-    """Names of the ``count`` records with the lowest probability of *real* that have no explanation yet.
+def most_suspect(records: Path, count: int) -> set[Key]:
+    """Which of the ``count`` records with the lowest probability of *real* have no explanation yet.
 
     Of pictures with the same bytes each counts; ties go by name.
     """
     keys = (
-        (record["probabilities"]["real"], record["file"], record["explanation"] is None)
+        (record["probabilities"]["real"], record["file"], record["sha256"], record["explanation"] is None)
         for record in read_records(records)
         if record["probabilities"] is not None
     )
-    return {file for _, file, silent in heapq.nsmallest(count, keys) if silent}
+    return {(file, sha256) for _, file, sha256, silent in heapq.nsmallest(count, keys) if silent}
 
 
 def explain_most_suspect(
@@ -50,8 +50,8 @@ def explain_most_suspect(
     wanted = most_suspect(ledger.path, count)
     if not wanted:
         return
-    chosen = {job.file: job for job in jobs if job.file in wanted}
-    told: dict[tuple[str, str | None], Record] = {}
+    chosen = jobs_of(jobs, wanted)
+    told: dict[Key, Record] = {}
     for record in engine.run(chosen.values(), factory, stop):
         if record["error"] is None:
             told[record["file"], record["sha256"]] = record

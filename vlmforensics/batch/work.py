@@ -80,7 +80,7 @@ class Worker:
         return self.finish([self.begin(job)])[0]
 
     def begin(self, job: Job) -> Draft:
-        """Examine one picture. Its pixels are let go here; what words need stays in the draft."""
+        """Examine one picture. Where words are wanted the draft keeps its report, pixels included, until then."""
         if job.twin:
             return Draft(job, {TWIN: True, "file": job.file, "sha256": job.sha256})
         try:
@@ -146,23 +146,17 @@ class LoadWorker:
 
     model: str
     settings: Settings
-    with_text: bool = True
-    text: str | None = None
+    text: str = "all"
     group: int = GROUP
 
     def __call__(self) -> Worker:
         """Load the model and return the work."""
-        return Worker(
-            Assistant.load(self.model, settings=self.settings),
-            with_text=self.with_text,
-            text=self.text,
-            group=self.group,
-        )
+        return Worker(Assistant.load(self.model, settings=self.settings), text=self.text, group=self.group)
 
     @property
     def explains_all(self) -> bool:
         """True where every picture gets words, so that pictures are worth grouping."""
-        return (self.text or ("all" if self.with_text else "none")) == "all"
+        return self.text == "all"
 
     def to_json(self) -> str:
         """All of it as one line."""

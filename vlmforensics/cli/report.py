@@ -13,6 +13,7 @@ from vlmforensics.errors import InputError, VlmForensicsError
 from vlmforensics.report import (
     SCHEMA_ID,
     check_ending,
+    check_picture,
     digest,
     record_to_html,
     record_to_markdown,
@@ -82,7 +83,9 @@ def _picture(
     from vlmforensics.imaging import open_case
 
     if image is not None:
-        return open_case(image, settings=settings)
+        case = open_case(image, settings=settings)
+        check_picture(record, case)
+        return case
     for place in (Path(record["file"]), beside / Path(record["file"]).name):
         try:
             case = open_case(place, settings=settings)

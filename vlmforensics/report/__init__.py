@@ -1,7 +1,7 @@
 """Reports: a record (JSON), a page (HTML), Markdown; words and layout only, nothing is decided here."""
 
-from vlmforensics.report.files import check_ending, save, write_atomically
-from vlmforensics.report.html import record_to_html, to_html
+from vlmforensics.report.files import check_ending, replacing, save, write_atomically
+from vlmforensics.report.html import check_picture, record_to_html, to_html
 from vlmforensics.report.markdown import record_to_markdown, to_markdown
 from vlmforensics.report.record import (
     SCHEMA_ID,
@@ -22,6 +22,7 @@ __all__ = [
     "SCHEMA_ID",
     "canonical_json",
     "check_ending",
+    "check_picture",
     "digest",
     "error_rate",
     "error_record",
@@ -30,6 +31,7 @@ __all__ = [
     "printable",
     "record_to_html",
     "record_to_markdown",
+    "replacing",
     "save",
     "schema",
     "to_html",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from vlmforensics.errors import SettingsError
 from vlmforensics.report.html import to_html
@@ -43,23 +45,30 @@ def check_ending(path: Path) -> None:
         raise SettingsError(f"can't tell what to write to {path}: end it with .html, .json or .md")
 
 
-def write_atomically(target: Path, text: str) -> None:
-    """Write UTF-8 text beside ``target``, flush it to the disk, then move it into place."""
+def write_atomically(target: Path, data: str | bytes) -> None:
+    """Write bytes, or text as UTF-8, to ``target``, whole or not at all; see :func:`replacing`."""
+    with replacing(target) as stream:
+        stream.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[BinaryIO]:
+    """A stream that takes ``target``'s place when the block ends without an error, flushed to the disk.
+
+    The file's mode follows the umask, as that of any other file.
+
+    Raises:
+        SettingsError: there is no room, or no right to.
+    """
+    part = target.with_name(f".{target.stem[:40]}-{secrets.token_hex(8)}.part")
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:40]}-", suffix=".part")
-    except OSError as error:
-        raise SettingsError(f"can't write to {target.parent}: {error.strerror}") from error
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with part.open("xb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)  # mkstemp gives 0600; a report is an ordinary file
         part.replace(target)
     except OSError as error:
-        raise SettingsError(f"can't write {target}: {error.strerror}") from error
+        raise SettingsError(f"can't write {target}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()

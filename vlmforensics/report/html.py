@@ -53,11 +53,16 @@ def record_to_html(
         raise InputError(
             f"this record is of a picture that could not be examined: {record['error']['message']}"
         )
+    check_picture(record, case)
+    return _render(record, Figures() if case is None else record_figures(record, case), case, written)
+
+
+def check_picture(record: Mapping[str, Any], case: CaseImage | None) -> None:
+    """Raise ``InputError`` where ``case`` is another picture than the record's."""
     if case is not None and case.sha256 != record["sha256"]:
         raise InputError(
             f"{case.file} is not the picture of this record: its SHA-256 differs", code="img.other"
         )
-    return _render(record, Figures() if case is None else record_figures(record, case), case, written)
 
 
 @cache

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from vlmforensics.report import text as words
-from vlmforensics.report.html import exhibit_facts, method_facts
+from vlmforensics.report.html import check_picture, exhibit_facts, method_facts
 from vlmforensics.report.record import digest, to_record
 from vlmforensics.types import LABELS, CaseImage, Report
 
@@ -32,7 +32,12 @@ def to_markdown(report: Report, *, written: datetime | None = None) -> str:
 def record_to_markdown(
     record: Mapping[str, Any], case: CaseImage | None, *, written: datetime | None = None
 ) -> str:
-    """Render a stored record; ``case`` adds its second digest where the picture is at hand."""
+    """Render a stored record; ``case`` adds its second digest where the picture is at hand.
+
+    Raises:
+        InputError: ``case`` is another picture than the record's.
+    """
+    check_picture(record, case)
     lines = [f"# {words.HEADLINES[record['verdict']]}", "", escape(record["file"], 300), ""]
     if written:
         lines += [f"Report written {written:%Y-%m-%d %H:%M} UTC.", ""]
@@ -58,7 +63,7 @@ def record_to_markdown(
         "",
         "## The exhibit",
         "",
-        *(f"- {name}: {escape(value)}" for name, value in exhibit_facts(record, case)),
+        *(f"- {escape(name)}: {escape(value)}" for name, value in exhibit_facts(record, case)),
     ]
     lines += [f"- Conversion: {escape(note)}" for note in record["notes"]]
     lines += ["", "## What this cannot see", "", *(f"- {line}" for line in words.LIMITS)]
@@ -73,7 +78,7 @@ def record_to_markdown(
         "",
         "## How to repeat it",
         "",
-        *(f"- {name}: {escape(value)}" for name, value in method_facts(record)),
+        *(f"- {escape(name)}: {escape(value)}" for name, value in method_facts(record)),
     ]
     lines += ["", f"Verification: SHA-256 of the canonical record {digest(record)}", ""]
     return "\n".join(lines)
@@ -114,12 +119,12 @@ def _evidence(record: Mapping[str, Any]) -> list[str]:
 def _cells(item: Mapping[str, Any]) -> tuple[str, ...]:
     support = escape(item["strength"])
     numbers = _numbers(item["llr"]), _numbers(item["contribution"])
-    known = words.error_rate(item["reliability"])
+    known = escape(words.error_rate(item["reliability"]))
     return (
-        item["id"],
+        escape(item["id"]),
         escape(item["statement"]),
         escape(item["source"]),
-        item["status"],
+        escape(item["status"]),
         support,
         *numbers,
         known,
