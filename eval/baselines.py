@@ -7,7 +7,6 @@ so that scoring repeats without the pictures.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.eval import conditions as given
 from vlmforensics.eval import metrics
 from vlmforensics.eval.predictions import Arrays, Prediction, Run
+from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.imaging import decode_trusted, encode, open_case
 from vlmforensics.settings import Settings
 from vlmforensics.types import Pixels
@@ -106,7 +106,7 @@ def compute(
             f"there is no baseline {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
         )
     file = run.folder / SCORES
-    done = {(row["file"], key) for row in _rows(file) for key in row["scores"]}
+    done = {(row["file"], key) for row in read_journal(file) for key in row["scores"]}
     todo = [
         item
         for item in run.predictions
@@ -117,25 +117,23 @@ def compute(
         return
     tower = load_tower() if set(names) & set(TOWER) else None
     seed = int(run.plan["seed"])
-    with file.open("a", encoding="utf-8") as out:
-        for count, item in enumerate(todo, start=1):
-            key = item.record["file"]
-            try:
-                pixels = _pixels(item, seed, settings)
-            except InputError as error:
-                yield f"left out {error}"
-                continue
-            scores: dict[str, Any] = {}
-            if "ela" in names:
-                scores["ela"] = ela(pixels)
-            if tower is not None and "rigid" in names:
-                scores["rigid"] = rigid(tower, pixels, given.rng_of(item.sample.name, "rigid", seed))
-            if tower is not None and "probe" in names:
-                scores["probe"] = probe_features(tower, pixels)
-            out.write(json.dumps({"file": key, "scores": scores}) + "\n")
-            out.flush()
-            if count % 50 == 0 or count == len(todo):
-                yield f"baselines: {count} of {len(todo)}"
+    for count, item in enumerate(todo, start=1):
+        key = item.record["file"]
+        try:
+            pixels = _pixels(item, seed, settings)
+        except InputError as error:
+            yield f"left out {error}"
+            continue
+        scores: dict[str, Any] = {}
+        if "ela" in names:
+            scores["ela"] = ela(pixels)
+        if tower is not None and "rigid" in names:
+            scores["rigid"] = rigid(tower, pixels, given.rng_of(item.sample.name, "rigid", seed))
+        if tower is not None and "probe" in names:
+            scores["probe"] = probe_features(tower, pixels)
+        append(file, [{"file": key, "scores": scores}])
+        if count % 50 == 0 or count == len(todo):
+            yield f"baselines: {count} of {len(todo)}"
 
 
 def _pixels(item: Prediction, seed: int, settings: Settings) -> Pixels:
@@ -146,16 +144,6 @@ def _pixels(item: Prediction, seed: int, settings: Settings) -> Pixels:
     height, width = pixels.shape[:2]
     top, left = max(0, (height - MOST_SIDE) // 2), max(0, (width - MOST_SIDE) // 2)
     return np.ascontiguousarray(pixels[top : top + MOST_SIDE, left : left + MOST_SIDE])
-
-
-def _rows(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [
-        json.loads(line)
-        for line in file.read_text(encoding="utf-8").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]
 
 
 # ---------------------------------------------------------------- the table
@@ -204,7 +192,7 @@ def _scores(
     run: Run, items: Sequence[Prediction], truth: NDArray[np.bool_], seed: int
 ) -> dict[str, NDArray[np.float64]]:
     stored: dict[str, dict[str, Any]] = {}
-    for row in _rows(run.folder / SCORES):
+    for row in read_journal(run.folder / SCORES):
         stored.setdefault(row["file"], {}).update(row["scores"])
     rows = [stored.get(item.record["file"], {}) for item in items]
     found: dict[str, NDArray[np.float64]] = {}

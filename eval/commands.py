@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -200,12 +202,14 @@ def calibrate(
 def _settings(model: str, alpha: float | None, calibration: Path | None, device: str | None) -> Settings:
     from vlmforensics.settings import load_settings
 
+    # Naming an address allows it, unless the environment forbids it.
+    allowed = urlsplit(model).scheme in ("http", "https") and "VLMF_REMOTE_ENABLED" not in os.environ
     arguments: dict[str, Any] = {
         "model": model,
         "alpha": alpha,
         "calibration": None if calibration is None else str(calibration),
         "device": device,
-        "remote_enabled": True if model.startswith(("http://", "https://")) else None,
+        "remote_enabled": allowed or None,
     }
     return load_settings(**arguments)
 
@@ -213,6 +217,10 @@ def _settings(model: str, alpha: float | None, calibration: Path | None, device:
 def _load(settings: Settings) -> Assistant:
     from vlmforensics.assistant import Assistant
 
+    address = urlsplit(settings.model)
+    if address.scheme in ("http", "https"):
+        open_ = address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1")
+        typer.echo(f"pictures are sent to {settings.model}{', unencrypted' if open_ else ''}", err=True)
     return Assistant.load(settings.model, settings=settings)
 
 

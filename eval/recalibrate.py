@@ -11,7 +11,6 @@ so will the calibration: use pictures that they have not seen.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.eval import conditions as given
 from vlmforensics.eval.samples import FAKE, Sample
 from vlmforensics.finetune.calibrate import LEVELS, TASKS, declared_tables
+from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.fusion import Calibration, DistanceGate, Example, Reading, fit_calibration, judge
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
 from vlmforensics.imaging import open_case
@@ -70,7 +70,7 @@ def observe(
             f"calibration needs the labels {', '.join(LABELS)}; {FAKE!r} does not say which of them"
         )
     file = file_of(out)
-    done = {row["key"] for row in _rows(file)}
+    done = {row["key"] for row in read_journal(file)}
     todo = [
         (condition, sample)
         for sample in samples
@@ -81,20 +81,17 @@ def observe(
         return
     assistant = load()
     weights = assistant.model.weights_sha256
-    if any(row["weights_sha256"] != weights for row in _rows(file)):
+    if any(row["weights_sha256"] != weights for row in read_journal(file)):
         raise SettingsError(f"{file} holds what other weights said; remove it, or choose another --out")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        for count, (condition, sample) in enumerate(todo, start=1):
-            try:
-                report = _examine(assistant, condition, sample, seed)
-            except InputError as error:
-                yield f"left out {error}"
-                continue
-            stream.write(json.dumps(_row(report, condition, sample, weights)) + "\n")
-            stream.flush()
-            if count % 20 == 0 or count == len(todo):
-                yield f"{count} of {len(todo)} observed"
+    for count, (condition, sample) in enumerate(todo, start=1):
+        try:
+            report = _examine(assistant, condition, sample, seed)
+        except InputError as error:
+            yield f"left out {error}"
+            continue
+        append(file, [_row(report, condition, sample, weights)])
+        if count % 20 == 0 or count == len(todo):
+            yield f"{count} of {len(todo)} observed"
 
 
 def _examine(assistant: Assistant, condition: str, sample: Sample, seed: int) -> Report:
@@ -117,13 +114,6 @@ def _row(report: Report, condition: str, sample: Sample, weights: str) -> dict[s
     }
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def observations(out: Path) -> list[Observed]:
     """Read what :func:`observe` wrote."""
     return [
@@ -138,7 +128,7 @@ def observations(out: Path) -> list[Observed]:
             ),
             tuple(row["features"]),
         )
-        for row in _rows(file_of(out))
+        for row in read_journal(file_of(out))
     ]
 
 

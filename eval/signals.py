@@ -7,7 +7,6 @@ source's balanced accuracy is taken.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.eval.metrics import auc_of, draws, interval, roc_auc, share
 from vlmforensics.finetune.calibrate import TASKS
+from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.pictures import Picture, load_manifest
 from vlmforensics.imaging import open_case
 from vlmforensics.signals import load_sources
@@ -113,44 +113,40 @@ def examine(
 
     Yields a line of progress for every 25 pictures, and for each that can't be opened.
     """
-    done = {row.file for row in read_rows(file)} if file.exists() else set()
+    done = {row.file for row in read_rows(file)}
     witnesses = load_sources() if sources is None else sources
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as out:
-        for count, picture in enumerate(pictures, start=1):
-            name = picture.path.relative_to(data).as_posix()
-            if name in done:
-                continue
-            try:
-                case = open_case(picture.path)
-                truth = truth_of(picture, case.upright.shape[:2])
-            except InputError as error:
-                yield f"left out {error}"
-                continue
-            found = [evidence for source in witnesses for evidence in source.examine(case)]
-            line = {
-                "file": name,
-                "label": picture.label,
-                "family": picture.family,
-                "kind": picture.kind,
-                "readings": {evidence.source: _reading(evidence, truth) for evidence in found},
-            }
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-            if count % 25 == 0:
-                yield f"{count} of {len(pictures)}"
+    for count, picture in enumerate(pictures, start=1):
+        name = picture.path.relative_to(data).as_posix()
+        if name in done:
+            continue
+        try:
+            case = open_case(picture.path)
+            truth = truth_of(picture, case.upright.shape[:2])
+        except InputError as error:
+            yield f"left out {error}"
+            continue
+        found = [evidence for source in witnesses for evidence in source.examine(case)]
+        line = {
+            "file": name,
+            "label": picture.label,
+            "family": picture.family,
+            "kind": picture.kind,
+            "readings": {evidence.source: _reading(evidence, truth) for evidence in found},
+        }
+        append(file, [line])
+        if count % 25 == 0:
+            yield f"{count} of {len(pictures)}"
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Read what :func:`examine` wrote; a torn last line is passed over.
+    """Read what :func:`examine` wrote; a torn last line is cut off, see ``journal``.
 
     Raises:
         SettingsError: the file can't be read, or holds other lines.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [Row(**json.loads(line)) for line in lines if line.endswith("}")]
-    except (OSError, ValueError, TypeError) as error:
+        return [Row(**row) for row in read_journal(file)]
+    except TypeError as error:
         raise SettingsError(
             f"can't read the observations in {file}: {error}; delete it and run again"
         ) from error

@@ -63,11 +63,12 @@ def labelled_pictures(path: Path) -> list[Labelled]:
         SettingsError: neither, or not readable.
     """
     if path.is_dir():
-        return [Labelled(p.path, p.label, p.source, mask=p.mask) for p in load_manifest(path)]
-    found = {
-        sample.sha256: Labelled(sample.image, sample.label, sample.source, sample.category, sample.mask)
-        for sample in read_samples(path)
-    }
+        found = {p.sha256: Labelled(p.path, p.label, p.source, mask=p.mask) for p in load_manifest(path)}
+    else:
+        found = {
+            sample.sha256: Labelled(sample.image, sample.label, sample.source, sample.category, sample.mask)
+            for sample in read_samples(path)
+        }
     return list(found.values())
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune import distort
+from vlmforensics.finetune.checkpoint import claim_cache
 from vlmforensics.finetune.pictures import held_back, load_manifest
 from vlmforensics.finetune.tampering import boundary, recompress, tamper
 from vlmforensics.imaging import open_case
@@ -79,7 +80,7 @@ def reduce_side(pixels: Pixels, side: int) -> Pixels:
 
 
 def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictures:
-    """Decode the manifest's whole real and synthetic pictures once; a finished cache is reused.
+    """Decode the manifest's whole real and synthetic pictures once; a finished cache of the same is reused.
 
     The few pictures of ``tamper/``, originals included, are left out: they measure, they never train, and an
     original seen in training would flatter the comparison with its tampered version.
@@ -88,10 +89,10 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
         data: folder of ``manifest.jsonl``.
         folder: where the cache lies or is to lie.
         limit: use only this many pictures (every n-th), for trials.
+
+    Raises:
+        SettingsError: no manifest, or the cache holds other pictures than these.
     """
-    if (folder / "index.json").is_file():
-        return Pictures(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = [
         picture
         for picture in load_manifest(data)
@@ -99,6 +100,14 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
     ]
     if limit is not None:
         wanted = wanted[:: max(1, len(wanted) // limit)]
+    names = [
+        f"{p.label}/{p.source}/{p.scene}/{p.sha256}/{p.path.relative_to(data).as_posix()}" for p in wanted
+    ]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    finished = (folder / "index.json").is_file()
+    claim_cache(folder, {"pictures": digest}, filled=finished)
+    if finished:
+        return Pictures(folder)
     rows: list[Row] = []
     offset = 0
     with (folder / "pixels.bin").open("wb") as stream:

@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from vlmforensics.errors import SettingsError
+
+MADE_FROM = "made-from.json"
+
+
+def check_same(where: Path, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Compare what lies in ``where`` with what it is about to be used for.
+
+    Args:
+        where: named in the message.
+        known: what was noted when it was begun.
+        facts: what it would have to be now, as JSON gives it back.
+
+    Raises:
+        SettingsError: they differ, or nothing was noted.
+    """
+    odd = [key for key, value in facts.items() if key not in known or known[key] != value]
+    if odd:
+        raise SettingsError(
+            f"{where} was begun with other settings or data ({', '.join(odd)}); go on with the former ones, "
+            "remove it, or use another folder"
+        )
+
+
+def claim_cache(folder: Path, facts: Mapping[str, Any], *, filled: bool) -> None:
+    """Note beside a cache what it is made from, or check that it is made from that.
+
+    Args:
+        folder: of the cache, made where missing.
+        facts: what decides what the cache holds, as JSON gives it back.
+        filled: something is cached already.
+
+    Raises:
+        SettingsError: it is made from something else, or nobody knows from what.
+    """
+    file = folder / MADE_FROM
+    if filled:
+        check_same(folder, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}, facts)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")  # several processes may fill one cache
+    part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    part.replace(file)
 
 
 def save_state(
@@ -38,15 +83,30 @@ def save_state(
 
 
 def load_state(
-    folder: Path, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    run: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """Put a saved state back; returns its facts, or None where there is none."""
+    """Put a saved state back; returns its facts, or None where there is none.
+
+    Args:
+        folder: where :func:`save_state` wrote it.
+        parameters: filled in place.
+        optimiser: gets its moments back.
+        run: facts that the state must have been saved with, for it to be of the same run.
+
+    Raises:
+        SettingsError: it is of another run.
+    """
     from safetensors import safe_open
 
     file = folder / "state.safetensors"
     if not file.exists():
         return None
     with safe_open(file, framework="pt") as tensors:
+        facts: dict[str, Any] = json.loads(tensors.metadata()["facts"])
+        check_same(folder, facts, run)
         keys = set(tensors.keys())
         with torch.no_grad():
             for name, value in parameters.items():
@@ -62,5 +122,4 @@ def load_state(
                         key: moment.to(value.device) if moment.dim() else moment
                         for key, moment in moments.items()
                     }
-        facts: dict[str, Any] = json.loads(tensors.metadata()["facts"])
     return facts

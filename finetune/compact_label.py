@@ -13,6 +13,7 @@ depends on them nor breaks with them. Sources of one label weigh alike (by the r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -85,6 +86,12 @@ def samples_of(pictures: Sequence[Picture], cache: Path, variants: Sequence[str]
                 label = "tampered" if variant.startswith("made") else picture.label
                 found.append(Sample(picture, variant, LABELS.index(label)))
     return found
+
+
+def digest_of(samples: Sequence[Sample]) -> str:
+    """SHA-256 over the samples in their order, which the order of training builds on."""
+    lines = (f"{sample.variant}/{sample.picture.sha256}" for sample in samples)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def sample_weights(samples: Sequence[Sample]) -> np.ndarray:
@@ -190,7 +197,11 @@ def train_label(
     *,
     resume: bool,
 ) -> list[dict[str, float]]:
-    """Both stages; checkpoints in ``out`` every 40 steps of stage 2; returns and writes the loss curve."""
+    """Both stages; checkpoints in ``out`` every 40 steps of stage 2; returns and writes the loss curve.
+
+    Raises:
+        SettingsError: with ``resume``, and the checkpoint in ``out`` is of another recipe or other samples.
+    """
     torch.manual_seed(recipe.seed)
     core = core_of(parts.model)
     model = add_adapter(parts, adapter_config(parts.tokens, rank=recipe.rank, alpha=2 * recipe.rank))
@@ -211,11 +222,12 @@ def train_label(
         weight_decay=recipe.weight_decay,
     )
     everything = trained | slow
-    facts: dict[str, Any] | None = load_state(out, everything, optimiser) if resume else None
+    run = {"recipe": asdict(recipe), "samples": digest_of(samples)}
+    facts: dict[str, Any] | None = load_state(out, everything, optimiser, run) if resume else None
     if facts is None:
         train_projector(parts, memory, samples, recipe)
         projector.requires_grad_(True)
-        facts = {"step": 0, "curve": [], "recipe": asdict(recipe), "samples": len(samples)}
+        facts = {"step": 0, "curve": [], **run}
     weights = torch.from_numpy(sample_weights(samples)).float()
     labels = torch.tensor([s.label for s in samples])
     order = order_of(len(samples), recipe.label_epochs, recipe.seed)

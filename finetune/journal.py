@@ -21,10 +21,11 @@ def read_journal(file: Path) -> list[dict[str, Any]]:
         return []
     rows = []
     try:
-        text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            os.truncate(file, len(whole.encode()))
+        # Bytes: a tear may go through a character, and as text a line would also end at U+2028.
+        data = file.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(file, len(whole))
         for number, line in enumerate(whole.splitlines(), start=1):
             row = json.loads(line)
             if not isinstance(row, dict):

@@ -8,6 +8,7 @@ pictures) are held back for validation, see ``pictures.held_back``.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmforensics.errors import InputError, SettingsError
+from vlmforensics.finetune.checkpoint import claim_cache
 from vlmforensics.finetune.pictures import Picture
 from vlmforensics.finetune.tampering import recompress, tamper
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize
@@ -87,6 +89,10 @@ class SampleMaker:
         seed: of the series.
         short_side: range of the short side in pixels.
         traces: the blending detector, or None.
+        blending_weights: digest of the weights behind ``traces``.
+
+    Attributes:
+        facts: what decides a sample beside its index and the frozen tower, as JSON gives it back.
     """
 
     def __init__(
@@ -97,6 +103,7 @@ class SampleMaker:
         seed: int,
         short_side: tuple[int, int] = (288, 560),
         traces: TraceFunction | None = None,
+        blending_weights: str | None = None,
     ) -> None:
         self.tower = tower
         self.traces = traces
@@ -108,6 +115,16 @@ class SampleMaker:
         self._pools = {label: _by_source(pictures, label) for label in ("real", "synthetic")}
         if not self._pools["real"]:
             raise SettingsError("no real photographs to train the mask head on")
+        # In the manifest's order, for that is what is drawn from.
+        used = [f"{p.label}/{p.source}/{p.sha256}" for p in pictures if p.label in self._pools]
+        self.facts: dict[str, Any] = {
+            "pictures": hashlib.sha256("\n".join(used).encode()).hexdigest(),
+            "seed": seed,
+            "layers": list(self.layers),
+            "short_side": list(short_side),
+            "blending_maps": traces is not None,
+            "blending_weights": blending_weights,
+        }
 
     def make(self, index: int) -> Sample:
         """Sample ``index``: the same whenever it is called."""
@@ -182,12 +199,15 @@ class SampleCache:
     Args:
         folder: one ``.npz`` file per sample.
         maker: of the missing ones.
+
+    Raises:
+        SettingsError: the folder holds samples of another series.
     """
 
     def __init__(self, folder: Path, maker: SampleMaker) -> None:
         self.folder = folder
         self.maker = maker
-        folder.mkdir(parents=True, exist_ok=True)
+        claim_cache(folder, maker.facts, filled=any(folder.glob("*.npz")))
 
     def __getitem__(self, index: int) -> Sample:
         """Sample ``index``, from disk where it is there."""

@@ -210,21 +210,36 @@ def training_cache(
     tower: TowerFunction,
     traces: TraceFunction | None = None,
     *,
+    blending_weights: str | None = None,
     validation: bool = False,
 ) -> SampleCache:
-    """The cached sample series of a run: from the training sources, or from those that are held back."""
+    """The cached sample series of a run: from the training sources, or from those that are held back.
+
+    Raises:
+        SettingsError: no pictures, or the cache holds the samples of other pictures, weights or seeds.
+    """
     pictures = [
         picture
         for picture in load_manifest(config.data)
         if picture.part != FORGERIES and held_back(picture.source) == validation
     ]
     layers = config.network.encoder.layers
-    maker = SampleMaker(pictures, tower, layers, config.seed + int(validation), traces=traces)
+    seed = config.seed + int(validation)
+    maker = SampleMaker(pictures, tower, layers, seed, traces=traces, blending_weights=blending_weights)
     return SampleCache(config.out / "cache" / ("val" if validation else "train"), maker)
 
 
+ANY_TIME = ("data", "out", "save_every", "threads", "device")
+"""Settings that may change where a run goes on; the pictures are compared by their digest."""
+
+
 def train(
-    config: MaskTraining, tower: TowerFunction, traces: TraceFunction | None = None, *, resume: bool = False
+    config: MaskTraining,
+    tower: TowerFunction,
+    traces: TraceFunction | None = None,
+    *,
+    blending_weights: str | None = None,
+    resume: bool = False,
 ) -> MaskNetwork:
     """Train (or go on training) and return the network; the checkpoint is in ``config.out``.
 
@@ -232,10 +247,11 @@ def train(
         config: the run.
         tower: the frozen tower, e.g. ``vlmforensics.compact``'s.
         traces: the blending detector, or None.
+        blending_weights: digest of the weights behind ``traces``.
         resume: continue from the checkpoint in ``config.out``.
 
     Raises:
-        SettingsError: no pictures, or nothing to resume.
+        SettingsError: no pictures, nothing to resume, or a checkpoint or cached samples of another run.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -249,17 +265,16 @@ def train(
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad], lr=config.rate, weight_decay=config.decay
     )
-    config.out.mkdir(parents=True, exist_ok=True)
+    cache = training_cache(config, tower, traces, blending_weights=blending_weights)
+    settings = json.loads(json.dumps(asdict(config), default=str))
+    run = {key: value for key, value in settings.items() if key not in ANY_TIME} | cache.maker.facts
     first = 0
     if resume:
-        facts = load_state(config.out, everything_of(network), optimizer)
+        facts = load_state(config.out, everything_of(network), optimizer, run)
         if facts is None:
             raise SettingsError(f"nothing to resume: no saved state in {config.out}")
         first = int(facts["step"])
-    cache = training_cache(config, tower, traces)
-    (config.out / "config.json").write_text(
-        json.dumps(asdict(config), default=str, indent=1), encoding="utf-8"
-    )
+    (config.out / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
     switch = round(config.encoder_share * config.steps)
     started = time.monotonic()
     with (config.out / "log.jsonl").open("a" if resume else "w", encoding="utf-8") as log:
@@ -271,7 +286,7 @@ def train(
             )
             log.flush()
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-                save_state(config.out, everything_of(network), optimizer, {"step": step + 1})
+                save_state(config.out, everything_of(network), optimizer, {"step": step + 1, **run})
                 logger.info("step %d of %d, loss %.4f, %.0f s", step + 1, config.steps, loss, seconds)
     return network
 
@@ -357,7 +372,7 @@ def finish(
     """
     network = round_trip_half(network.cpu()).eval()
     pictures = load_manifest(config.data)
-    cache = training_cache(config, tower, traces, validation=True)
+    cache = training_cache(config, tower, traces, blending_weights=blending_weights, validation=True)
     calibration, report = validate(
         network,
         tower,
@@ -439,17 +454,19 @@ def main(
     )
     tower = base_tower(config.network.encoder.layers, threads)
     detector = BlendingDetector.load()
+    digest = detector.weights_sha256
     if fill_only:
-        fill(training_cache(config, tower, detector.traces), config, share_of(fill_only))
+        cache = training_cache(config, tower, detector.traces, blending_weights=digest)
+        fill(cache, config, share_of(fill_only))
         return
-    network = train(config, tower, detector.traces, resume=resume)
+    network = train(config, tower, detector.traces, blending_weights=digest, resume=resume)
     command = shlex.join(["python", "-m", "vlmforensics.finetune.masks", *sys.argv[1:]])
     path = finish(
         network,
         config,
         tower,
         detector.traces,
-        blending_weights=detector.weights_sha256,
+        blending_weights=digest,
         made=made,
         untouched=untouched,
         command=command,

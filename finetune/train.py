@@ -63,6 +63,8 @@ class Tutor(Trainer):
 
     recipe: Recipe
     sampler: BalancedBuckets
+    told = 0
+    """Step of the last line of the log, or the one that this run goes on from."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.sampler
@@ -76,12 +78,23 @@ class Tutor(Trainer):
             self.optimizer = kind(groups, **arguments)
         return self.optimizer
 
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """In validation each batch is measured by itself: the number of a whole step's samples is training's."""
+        items = num_items_in_batch if model.training else None
+        return super().compute_loss(model, inputs, return_outputs, items)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss (means since the last line, over all processes)."""
         student = self.accelerator.unwrap_model(self.model)
         if "loss" in logs:
-            steps = self.state.global_step - getattr(self, "_told", self.state.global_step - 1)
-            self._told = self.state.global_step
+            steps = self.state.global_step - self.told
+            self.told = self.state.global_step
             tallies = torch.stack([student.tally[part] for part in PARTS]).to(self.args.device)
             tallies = self.accelerator.reduce(tallies, "sum") / max(1, steps)
             logs |= {part: float(t) for part, t in zip(PARTS, tallies, strict=True) if float(t)}
@@ -152,6 +165,7 @@ def train(job: Job) -> Path:
     tutor.remove_callback(PrinterCallback)  # prints to standard output
     tutor.recipe = recipe
     tutor.sampler = sampler_of(samples, dataset, recipe, step_size(recipe, arguments))
+    tutor.told = step_of(last) if last else 0
     tutor.train(resume_from_checkpoint=str(last) if last else None)
     folder = job.out / ADAPTER
     if tutor.is_world_process_zero():
@@ -234,11 +248,16 @@ def last_complete(out: Path) -> Path | None:
     found: list[tuple[int, Path]] = []
     for folder in out.glob("checkpoint-*"):
         if (folder / COMPLETE).is_file():
-            found.append((int(folder.name.split("-")[1]), folder))
+            found.append((step_of(folder), folder))
         else:
             log.warning("%s was not written to its end and is removed", folder.name)
             shutil.rmtree(folder, ignore_errors=True)
     return max(found)[1] if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint's folder was written."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def parameter_groups(student: Student, recipe: Recipe) -> list[dict[str, Any]]:

@@ -97,6 +97,16 @@ def test_edge_auc_prefers_the_outline() -> None:
     assert edge_auc(drawn, np.zeros((80, 80), bool)) is None
 
 
+def test_an_outline_does_not_wrap_around_the_picture() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[:8] = True
+    outline = np.zeros((20, 20), np.float32)
+    outline[7:9] = 1
+    assert edge_auc(outline, mask) == 1.0
+    mask[:] = True
+    assert edge_auc(outline, mask) is None
+
+
 @pytest.mark.parametrize("levels", [False, True])
 def test_deepfakebench_layout(tmp_path: Path, levels: bool) -> None:
     table: dict[str, dict[str, object]] = {}

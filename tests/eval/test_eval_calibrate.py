@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vlmforensics.assistant import Assistant
 from vlmforensics.errors import SettingsError
-from vlmforensics.eval import recalibrate
+from vlmforensics.eval import commands, recalibrate
 from vlmforensics.eval.samples import Sample, labelled_pictures
 from vlmforensics.fusion import Calibration
 from vlmforensics.imaging import encode
@@ -53,6 +54,30 @@ def test_from_pictures_to_verdicts(fakes, data, tmp_path):
     assert "needs at least 99 real calibration pictures; there are 24" in " ".join(
         recalibrate.summary(fitted, 0.01)
     )
+
+
+def test_observing_goes_on_after_a_torn_line(fakes, data, tmp_path):
+    out = tmp_path / "mine.json"
+    observed(fakes, data, out)
+    file = recalibrate.file_of(out)
+    whole = file.read_text()
+    file.write_text(whole[:-30])
+    seen, lines = observed(fakes, data, out)
+    assert lines == ["1 of 1 observed"]
+    assert len(seen) == 72
+    assert file.read_text() == whole
+
+
+def test_naming_an_address_allows_it_and_says_so_unless_the_environment_forbids_it(monkeypatch, capsys):
+    address = "http://models.example.org/v1"
+    settings = commands._settings(address, None, None, None)
+    assert settings.remote_enabled
+    assert not commands._settings("compact", None, None, None).remote_enabled
+    monkeypatch.setattr(Assistant, "load", lambda *_, **__: None)
+    commands._load(settings)
+    assert capsys.readouterr().err == f"pictures are sent to {address}, unencrypted\n"
+    monkeypatch.setenv("VLMF_REMOTE_ENABLED", "0")
+    assert not commands._settings(address, None, None, None).remote_enabled
 
 
 def test_only_thresholds_keeps_ratios_and_weights(fakes, data, tmp_path):

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from vlmforensics.errors import SettingsError
+from vlmforensics.eval import baselines, faithful, score
 from vlmforensics.eval import conditions as given
-from vlmforensics.eval import faithful, score
+from vlmforensics.eval.predictions import load_run
 from vlmforensics.eval.report import write
 from vlmforensics.eval.run import Plan, run
 from vlmforensics.eval.samples import choose, labelled_pictures, localisation_sets
 from vlmforensics.eval.suites import read_suite
 from vlmforensics.imaging import decode_trusted, encode, to_png
 from vlmforensics.report import schema
+from vlmforensics.settings import Settings
 from vlmforensics.types import LABELS
 
 
@@ -58,6 +60,21 @@ def test_run_stores_batch_records_and_resumes(fakes, folder, tmp_path):
     assert [r["file"] for r in again] == [r["file"] for r in records[-2:]]
     with pytest.raises(SettingsError, match="other pictures or settings"):
         examined(fakes, plan, samples[:3], tmp_path / "run")
+
+
+def test_baselines_go_on_after_a_torn_line(fakes, folder, tmp_path):
+    samples = choose(labelled_pictures(folder), 3)
+    examined(fakes, Plan("shared", "compact", 0, (given.AS_FOUND,)), samples, tmp_path / "run")
+    file = tmp_path / "run" / baselines.SCORES
+
+    def compute():
+        return list(baselines.compute(load_run(tmp_path / "run"), ["ela"], Settings(), lambda: None))
+
+    assert compute() == ["baselines: 3 of 3"]
+    whole = file.read_text()
+    file.write_text(whole[:-9])
+    assert compute() == ["baselines: 1 of 1"]
+    assert file.read_text() == whole
 
 
 def test_a_picture_that_breaks_is_an_error_record(fakes, folder, tmp_path):

@@ -120,6 +120,17 @@ def test_examine_goes_on_where_it_ended(folder):
     assert signals.copy_move(rows)["found"]["count"] == 1
 
 
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_examining_goes_on_after_a_torn_line(folder, cut):
+    pictures = signals.choose(load_manifest(folder), 5, 5)
+    file = folder / "seen.jsonl"
+    list(signals.examine(pictures, folder, file, [Witness()]))
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole[:-cut], encoding="utf-8")
+    list(signals.examine(pictures, folder, file, [Witness()]))
+    assert file.read_text(encoding="utf-8") == whole
+
+
 def test_page_is_written_between_its_marks(folder):
     file = folder / "signals.md"
     file.write_text(f"before\n{signals.BEGIN}\nold\n{signals.END}\nafter\n", encoding="utf-8")

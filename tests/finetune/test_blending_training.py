@@ -167,6 +167,13 @@ def test_a_run_is_not_overwritten_or_mixed(data: Path, cache: Path, whole_run: P
         train(config(data, cache, whole_run, resume=True, seed=4))
 
 
+def test_a_cache_of_other_pictures_is_refused(data: Path, tmp_path: Path) -> None:
+    assert len(build_cache(data, tmp_path, limit=4).rows) == 4
+    assert len(build_cache(data, tmp_path, limit=4).rows) == 4
+    with pytest.raises(SettingsError, match="pictures"):
+        build_cache(data, tmp_path)
+
+
 def test_learning_rate_warms_up_and_falls() -> None:
     factors = [rate(step, 1000) for step in range(1000)]
     assert factors[0] < 0.02

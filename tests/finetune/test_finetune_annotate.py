@@ -21,6 +21,7 @@ from vlmforensics.finetune.annotators import (
     read_reply,
 )
 from vlmforensics.finetune.compose import FAKECLUE, Answered, compose
+from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.measurements import Measurements, measurements
 from vlmforensics.finetune.samples import read_samples
 from vlmforensics.imaging import decode_trusted
@@ -414,6 +415,22 @@ def test_command_writes_samples_fakeclue_and_report(fakes, serve, tmp_path, monk
     assert CliRunner().invoke(app, command).exit_code == 0
     assert len(server.bodies) == asked
     assert list(read_samples(out)) == samples
+
+
+def test_a_picture_that_a_manifest_names_twice_is_taken_once(tmp_path):
+    rows = [{"path": f"{n}.png", "label": "real", "source": "s", "sha256": "0" * 64} for n in range(2)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(engine.labelled_pictures(tmp_path)) == 1
+
+
+def test_a_journal_goes_on_after_a_line_that_was_torn_within_a_character(tmp_path):
+    file = tmp_path / "journal.jsonl"
+    append(file, [{"said": "one\u2028line"}, {"said": "é"}])
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index("é".encode()) + 1])
+    assert read_journal(file) == [{"said": "one\u2028line"}]
+    append(file, [{"said": "é"}])
+    assert file.read_bytes() == whole
 
 
 def test_unreadable_pictures_are_told_and_left_out(pictures, tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,18 @@ from vlmforensics.errors import AdapterMismatch, ModelError, SettingsError, Weig
 from vlmforensics.finetune.adapters import digests, export, open_adapter, read_manifest  # noqa: E402
 from vlmforensics.finetune.recipe import load_recipe  # noqa: E402
 from vlmforensics.finetune.samples import read_samples  # noqa: E402
-from vlmforensics.finetune.train import ADAPTER, COMPLETE, CURVE, Job, last_complete, train  # noqa: E402
+from vlmforensics.finetune.train import (  # noqa: E402
+    ADAPTER,
+    COMPLETE,
+    CURVE,
+    Job,
+    Tutor,
+    last_complete,
+    prepare,
+    step_size,
+    train,
+    training_arguments,
+)
 from vlmforensics.finetune.train_batches import collate, pixels_of  # noqa: E402
 from vlmforensics.finetune.train_model import build, fits_whole, load_base, loading  # noqa: E402
 from vlmforensics.finetune.train_prompts import LlavaTurns, encode  # noqa: E402
@@ -223,6 +235,35 @@ def test_resuming_needs_the_same_run(tiny, lesson, few, tmp_path):
     empty.write_text("")
     with pytest.raises(SettingsError, match="no samples"):
         train(Job(recipe, empty, tmp_path / "x", settings=SETTINGS))
+
+
+def test_the_parts_of_the_loss_are_means_over_the_steps_of_their_line(tiny, lesson, tmp_path):
+    recipe = recipe_of("x2dfd-7b", tiny, "optimiser.steps=4", "saving.log_every=2", "saving.keep=4")
+    train(Job(recipe, lesson, tmp_path, settings=SETTINGS))
+    for last in (3, 4):
+        shutil.rmtree(tmp_path / f"checkpoint-{last}")
+    lines = (tmp_path / CURVE).read_text().splitlines()
+    train(Job(recipe, lesson, tmp_path, resume=True, settings=SETTINGS))
+    lines += (tmp_path / CURVE).read_text().splitlines()
+    told = [line for line in map(json.loads, lines) if "loss" in line]
+    assert [line["step"] for line in told] == [2, 4, 2, 4]
+    assert all(line["language"] == pytest.approx(line["loss"], rel=1e-3) for line in told)
+
+
+def test_validation_measures_each_batch_by_itself(tiny, few, tmp_path):
+    recipe = recipe_of("compact-cpu", tiny, "optimiser.accumulate=4", "learn.dropout=0.0")
+    job = Job(recipe, few, tmp_path, settings=SETTINGS)
+    arguments = training_arguments(job)
+    built = build(recipe, SETTINGS, samples=step_size(recipe, arguments))
+    samples = prepare(list(read_samples(few)), built, recipe, tmp_path, arguments)
+    collator = partial(collate, turns=built.turns)
+    tutor = Tutor(model=built.student, args=arguments, eval_dataset=samples, data_collator=collator)
+    measured = tutor.evaluate()["eval_loss"]
+    with torch.no_grad():
+        alone = [
+            float(built.student.eval()(**collator([samples[i], samples[i + 1]]))["loss"]) for i in (0, 2)
+        ]
+    assert measured == pytest.approx(np.mean(alone), rel=1e-4)
 
 
 def batch_of(built, recipe, samples):

@@ -227,6 +227,38 @@ def test_training_resumed_equals_training_in_one_go(data, finished, tmp_path):
     assert calls <= run.samples, "cached samples are made once"
 
 
+def test_a_run_is_resumed_by_the_same_run_only(data, finished, tmp_path):
+    out, _ = finished
+    for changes in ({"steps": 5}, {"rate": 2e-3}, {"prompt_share": 0.5}):
+        with pytest.raises(SettingsError, match=next(iter(changes))):
+            train(config(data, out, **changes), tower, resume=True)
+    train(config(data, out, save_every=3, threads=1), tower, resume=True)
+
+
+def test_cached_samples_are_of_one_series(data, tmp_path):
+    cache = training_cache(config(data, tmp_path), tower)
+    training_cache(config(data, tmp_path, seed=1), tower)  # nothing was made yet
+    training_cache(config(data, tmp_path), tower)
+    cache.fill(0)
+    training_cache(config(data, tmp_path, samples=9), tower)
+    with pytest.raises(SettingsError, match="seed"):
+        training_cache(config(data, tmp_path, seed=1), tower)
+    with pytest.raises(SettingsError, match="blending_maps, blending_weights"):
+        training_cache(config(data, tmp_path), tower, drawn, blending_weights="0" * 64)
+    other = tmp_path / "data"
+    other.mkdir()
+    for line in data.iterdir():
+        (other / line.name).symlink_to(line)
+    (other / "manifest.jsonl").unlink()
+    rows = (data / "manifest.jsonl").read_text().splitlines()
+    (other / "manifest.jsonl").write_text("\n".join(rows[1:]))
+    with pytest.raises(SettingsError, match="pictures"):
+        training_cache(config(other, tmp_path), tower)
+    (cache.folder / "made-from.json").unlink()
+    with pytest.raises(SettingsError, match="other settings or data"):
+        training_cache(config(data, tmp_path), tower)
+
+
 def test_nothing_to_resume_is_an_error(data, tmp_path):
     with pytest.raises(SettingsError, match="resume"):
         train(config(data, tmp_path), tower, resume=True)

@@ -143,7 +143,7 @@ def adapter_config(
         rank: of the two factors.
         alpha: numerator of the scale ``alpha / rank``.
         dropout: on the adapter's input, in training only.
-        layers: decoder layers that get one: 0..11 serve the label head, 12..29 the narrator.
+        layers: decoder layers that get one; the label head sees those below ``CLS_LAYER``, the narrator all of them.
         projections: module names inside the attention (or ``gate_proj``, ``up_proj``, ``down_proj``).
 
     References:

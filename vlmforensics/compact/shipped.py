@@ -69,7 +69,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise WeightsUnavailable(
             f"the compact model has no trained weights in {folder}; train them with "
-            "`vlmforensics finetune compact`"
+            "`vlmforensics finetune label`"
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
