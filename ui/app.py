@@ -22,7 +22,7 @@ from vlmforensics.ui.flow import Model, Stopped
 from vlmforensics.ui.language import preferred
 from vlmforensics.ui.layout import EXAMPLES, HERE, QUESTIONS, Labels, Parts
 from vlmforensics.ui.options import OptionsTab
-from vlmforensics.ui.state import Place, Session, Sessions, Turn
+from vlmforensics.ui.state import MOST_ASKED, Place, Session, Sessions, Turn
 from vlmforensics.ui.uploads import Message, Upload
 from vlmforensics.ui.whole import WholeUpdates
 from vlmforensics.ui.words import chat_text, error_sentence, stage_name
@@ -35,6 +35,8 @@ _LOG = logging.getLogger(__name__)
 TITLE = "vlmforensics"
 MODEL_QUEUE = "model"
 """Concurrency group of everything that runs the network."""
+MOST_QUESTION = 2000
+"""Characters of a question that are kept."""
 Changes = dict[Any, Any]
 
 WAITING = "Waiting for a free place…"
@@ -121,7 +123,7 @@ class Page:
 
     def status(self, request: gr.Request) -> Changes:
         """The model's state; asks again until it is settled."""
-        t = self.sessions.get(_key(request)).t
+        t = self.sessions.known(_key(request)).t
         header = cards.header(self._state(t), self.model.state, t)
         return {self.header: header, self.timer: gr.Timer(active=self.model.state == "loading")}
 
@@ -168,7 +170,7 @@ class Page:
 
     def begin_message(self, message: Message, request: gr.Request) -> Changes:
         """A message was sent: text, pictures or both."""
-        question = message.text.strip()
+        question = message.text.strip()[:MOST_QUESTION]
         return self._begin(Turn(message.files, question) if question or message.files else None, request)
 
     def begin_row(self, event: gr.EventData, request: gr.Request) -> Changes:
@@ -231,14 +233,14 @@ class Page:
 
     def stop(self, request: gr.Request) -> Changes:
         """End the run, or the waiting for it."""
-        session = self.sessions.get(_key(request))
+        session = self.sessions.known(_key(request))
         for turn in session.cancel():
             turn.reply["content"] = session.t(STOPPED)
         return {self.parts.chat: session.messages}
 
     def settle(self, request: gr.Request) -> Changes:
         """After a run, or where the queue was full and none took place."""
-        session = self.sessions.get(_key(request))
+        session = self.sessions.known(_key(request))
         for turn in session.settle():
             turn.reply["content"] = session.t(
                 "Too many people are waiting just now. Please try again in a minute."
@@ -251,7 +253,7 @@ class Page:
     def run(self, case_id: str, request: gr.Request) -> Iterator[Changes]:
         """Examine the pictures of the visitor's next turn, explain them, answer the question."""
         key = _key(request)
-        session = self.sessions.get(key)
+        session = self.sessions.known(key)
         turn = session.next_turn()
         if turn is None:
             yield {}
@@ -289,7 +291,7 @@ class Page:
                 stages.append(item)
                 turn.reply["content"] = f"{stage_name(item, t)}…"
                 yield {p.chat: session.messages, **self.display.progress(upload.name, stages, session)}
-            if result is None:
+            if result is None or stop.is_set():
                 raise Stopped
             case_id = self.sessions.add(key, result)
             attach(session, turn, result, case_id)
@@ -329,21 +331,22 @@ class Page:
             if examined is None:
                 raise Stopped
             marked = self.model.locate(current, place.box, place.point)
-            crop_id = self.sessions.add(key, examined)
-            session.crops.add(crop_id)
+            if stop.is_set():
+                raise Stopped
+            crop_id = self.sessions.add(key, examined, crop_of=place.case_id)
             attach(session, turn, examined, crop_id)
             told = list(regions.answer(current, examined, place.box, marked, t))
             turn.reply["content"] = "\n\n".join(
                 chat_text(text, ids(examined if crops else current), crop_id if crops else place.case_id)
                 for text, crops in told
             )
-            asked = session.asked.get(place.case_id, ())
-            session.asked[place.case_id] = (*asked, views.Asked(place.box, marked))
+            asked = (*session.asked.get(place.case_id, ()), views.Asked(place.box, marked))[-MOST_ASKED:]
+            session.asked[place.case_id] = asked
             where = f"{t('Region')} {views.place(place.box)}"
             remember(current, f"{where}: {turn.question}" if turn.question else where, [x for x, _ in told])
             yield {
                 p.chat: session.messages,
-                **self.display.panel(key, place.case_id, (f"R{len(asked) + 1}",)),
+                **self.display.panel(key, place.case_id, (f"R{len(asked)}",)),
             }
             if turn.question and not stop.is_set():
                 session.another_reply(turn)
@@ -439,7 +442,7 @@ class Page:
     def _save(self, kind: str) -> Callable[[str, gr.Request], str]:
         def save(case_id: str, request: gr.Request) -> str:
             key = _key(request)
-            session = self.sessions.get(key)
+            session = self.sessions.known(key)
             current = self.sessions.report(key, case_id)
             if current is None:
                 forgotten = session.t("This picture has been forgotten; examine it again.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -40,7 +42,7 @@ class Limits:
 def collect(
     uploads: Sequence[Upload], folder: Path, limits: Limits, t: Words = ENGLISH
 ) -> tuple[list[Job], list[str]]:
-    """Turn uploads into jobs, unpacking archives into ``folder``.
+    """Turn uploads into jobs in ``folder``, which outlasts gradio's sweep of uploads; archives are unpacked there.
 
     Nothing in an archive becomes a path: its files are numbered, their names are labels. Folders, hidden files and
     what macOS adds are passed over in silence; everything else that is left out is named.
@@ -56,7 +58,9 @@ def collect(
             left_out.append(_full(upload.name, limits, t))
             continue
         if not _is_archive(upload.path):
-            jobs.append(Job(_unlike(upload.name, jobs), str(upload.path)))
+            target = folder / f"{len(jobs):05d}"
+            _link(upload.path, target)
+            jobs.append(Job(_unlike(upload.name, jobs), str(target)))
             continue
         try:
             for name, item in _unpacked(upload, folder, limits, budget, len(jobs), t):
@@ -69,6 +73,14 @@ def collect(
             why = error.message if isinstance(error, InputError) else t("the archive is damaged")
             left_out.append(f"{upload.name}: {why}")
     return jobs, left_out
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file a second name, which stays when the first is deleted; a copy where the disk is another."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)
 
 
 def _unlike(label: str, jobs: Sequence[Job]) -> str:

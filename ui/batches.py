@@ -149,7 +149,7 @@ class BatchTab:
                     batch.jobs, ledger, LocalEngine(1), self._factory(with_text), stop=batch.stop.is_set
                 ):
                     batch.records.append(record)
-                    self.sessions.get(key)  # in use, however long it takes
+                    self.sessions.known(key)  # in use, however long it takes
                     if time.monotonic() - drawn >= _EVERY:
                         drawn = time.monotonic()
                         yield self._drawn(batch, session.t)
@@ -182,14 +182,14 @@ class BatchTab:
 
     def stop(self, request: gr.Request) -> Changes:
         """Begin no further picture."""
-        session = self.sessions.get(str(request.session_hash or ""))
+        session = self.sessions.known(str(request.session_hash or ""))
         if session.batch is not None:
             session.batch.stop.set()
         return {self.cancel: gr.update(interactive=False)}
 
     def upload(self, row: int, request: gr.Request) -> Upload | None:
         """The picture of a row of the table."""
-        batch = self.sessions.get(str(request.session_hash or "")).batch
+        batch = self.sessions.known(str(request.session_hash or "")).batch
         if batch is None or not 0 <= row < len(batch.records):
             return None
         file = batch.records[row]["file"]
@@ -201,7 +201,7 @@ class BatchTab:
 
     def _save(self, kind: str) -> Callable[[gr.Request], str]:
         def save(request: gr.Request) -> str:
-            session = self.sessions.get(str(request.session_hash or ""))
+            session = self.sessions.known(str(request.session_hash or ""))
             batch = session.batch
             if batch is None or not batch.ledger.is_file():
                 raise gr.Error(session.t("There is no batch to save."), print_exception=False)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from vlmforensics.explain import balance, without
 from vlmforensics.report.text import LIMITS, percent
 from vlmforensics.types import LABELS, Evidence, Report
 from vlmforensics.ui.language import ENGLISH, Words
@@ -17,11 +17,7 @@ from vlmforensics.ui.words import (
     source_name,
     stage_name,
     strength,
-    weight_for,
 )
-
-_TELLING = 0.05
-"""Weights below this (nats) are not worth a reason."""
 
 _ICONS = {
     "real": '<circle cx="10.5" cy="10.5" r="6.5"/><path d="m15.5 15.5 5 5"/>',
@@ -83,8 +79,8 @@ def _probabilities(report: Report, t: Words) -> str:
     bars = f'<ul class="vf-probabilities" aria-label="{escape(t("Probabilities"))}">{"".join(rows)}</ul>'
     known = any(verdict.ruled_out_below.values())
     how = t(
-        "Hatched: a bar that ends there is ruled out. One label left is a verdict; more than one, or none, is "
-        "inconclusive."
+        "Hatched: a bar that ends there is ruled out. The one label left is the verdict, or the likelier of two that "
+        "both speak of manipulation, where they differ clearly; anything else is inconclusive."
     )
     band_note = f'<p class="vf-note vf-band-note">{escape(how)}</p>' if known else ""
     note = report.guarantee or t("Calibrated on a validation set; they hold for pictures like those.")
@@ -153,16 +149,11 @@ def what_would_help(report: Report, t: Words = ENGLISH) -> list[str]:
 
 
 def _reasons(report: Report, t: Words) -> str:
-    label = report.verdict.leading
-    ranked = sorted(report.evidence, key=lambda item: weight_for(item, label), reverse=True)
-    pro = [item for item in ranked if weight_for(item, label) >= _TELLING][:3]
-    contra = [item for item in reversed(ranked) if weight_for(item, label) <= -_TELLING][:2]
-    speaks = t("Speaks for “{label}”", label=t(LABEL_NAMES[label]))
-    return (
-        '<div class="vf-reasons">'
-        f"{_reason_list('vf-pro', speaks, pro, t)}{_reason_list('vf-contra', t('Speaks against it'), contra, t)}"
-        "</div>"
-    )
+    parts = balance(report)
+    speaks = t("Speaks for “{label}”", label=t(LABEL_NAMES[parts.label]))
+    pro = _reason_list("vf-pro", speaks, parts.pros[:3], t)
+    contra = _reason_list("vf-contra", t("Speaks against it"), parts.cons[:2], t)
+    return f'<div class="vf-reasons">{pro}{contra}</div>'
 
 
 def _reason_list(kind: str, title: str, items: Sequence[Evidence], t: Words) -> str:
@@ -191,23 +182,11 @@ def _trust(item: Evidence, t: Words) -> str:
     return f"{said}; {right_on(item.reliability, t)}"
 
 
-def without(report: Report, evidence_id: str) -> dict[str, float]:
-    """The probabilities that fusion would give without one finding: exact, for fusion is additive."""
-    odds = {
-        label: report.verdict.prior[label]
-        + sum(item.contribution[label] for item in report.evidence if item.id != evidence_id)
-        for label in LABELS
-    }
-    top = max(odds.values())
-    total = sum(math.exp(value - top) for value in odds.values())
-    return {label: math.exp(value - top) / total for label, value in odds.items()}
-
-
 def _change(report: Report, t: Words) -> str:
     """What hangs on the single strongest finding."""
     label = report.verdict.leading
     now = report.verdict.probabilities[label]
-    shifts = [(abs(without(report, item.id)[label] - now), item) for item in report.evidence]
+    shifts = [(abs(without(report, [item])[label] - now), item) for item in report.evidence]
     if not shifts:
         return ""
     shift, item = max(shifts, key=lambda pair: pair[0])
@@ -216,7 +195,7 @@ def _change(report: Report, t: Words) -> str:
             "No single finding decides it: leaving any one out moves the probability by less than one point."
         )
     else:
-        then = without(report, item.id)
+        then = without(report, [item])
         text = t(
             "Without {name}, “{label}” would stand at {then} instead of {now}.",
             name=item.id,

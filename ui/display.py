@@ -39,7 +39,7 @@ class Display:
     def panel(self, key: str, case_id: str, chosen: tuple[str, ...] | None = None) -> Changes:
         """Everything about one case, with the ``chosen`` layers on its picture (by default the telling ones)."""
         p = self.parts
-        session = self.sessions.get(key)
+        session = self.sessions.known(key)
         t, cases = session.t, session.cases
         current = cases[case_id]
         names = [(f"{number}. {item.file}", name) for number, (name, item) in enumerate(cases.items(), 1)]

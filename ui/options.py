@@ -127,7 +127,7 @@ class OptionsTab:
         self, name: str, device: str, alpha: float, calibration: Upload | None, request: gr.Request
     ) -> Iterator[Changes]:
         """Load the model anew; the present one stays where that fails."""
-        t = self.sessions.get(str(request.session_hash or "")).t
+        t = self.sessions.known(str(request.session_hash or "")).t
         waiting = t("Loading… The page keeps its present model until the new one is there.")
         yield {
             self.said: f'<p class="vf-note" role="status">{escape(waiting)}</p>',

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from vlmforensics.explain import speaks_for
 from vlmforensics.types import Evidence, Report
 from vlmforensics.ui import views
 from vlmforensics.ui.language import ENGLISH, Words
-from vlmforensics.ui.words import LABEL_NAMES, escape, favours, right_on, source_name, strength, weight_for
+from vlmforensics.ui.words import LABEL_NAMES, escape, right_on, source_name, strength, weight_for
 
 
 def viewer(
@@ -156,7 +157,7 @@ def _filter(t: Words) -> str:
 
 def _row(item: Evidence, weight: float, scale: float, drawable: bool, on: bool, t: Words) -> str:
     name = escape(item.id)
-    towards = favours(item)
+    towards = speaks_for(item)
     says = t(LABEL_NAMES[towards]) if towards else t("neither way")
     label = escape(t("Show {name} on the picture", name=item.id))
     button = (

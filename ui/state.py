@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from vlmforensics.ui.batches import Batch
 
 MIB = 1 << 20
+MOST_MESSAGES = 300
+"""Messages kept of a conversation; beyond it the oldest go."""
+MOST_ASKED = 12
+"""Regions kept of one picture, each with a mask; beyond it the oldest go."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Session:
             if turn is not None:
                 turn.reply = {"role": "assistant", "content": placeholder}
                 self.messages += [turn.sent, turn.reply]
+                del self.messages[:-MOST_MESSAGES]
                 self.waiting.append(turn)
 
     def settle(self) -> list[Turn]:
@@ -144,6 +149,7 @@ class Session:
             at = next((index for index, message in enumerate(self.messages) if message is turn.reply), None)
             turn.reply = {"role": "assistant", "content": ""}
             self.messages.insert(len(self.messages) if at is None else at + 1, turn.reply)
+            del self.messages[:-MOST_MESSAGES]
 
     @property
     def folder(self) -> Path:
@@ -157,6 +163,12 @@ class Session:
         case_id = secrets.token_urlsafe(12)
         self.cases[case_id] = report
         return case_id
+
+    def drop(self, case_id: str) -> None:
+        """Forget one report."""
+        self.cases.pop(case_id, None)
+        self.asked.pop(case_id, None)
+        self.crops.discard(case_id)
 
     def halt(self) -> None:
         """End the run under way and the batch."""
@@ -183,7 +195,7 @@ class Sessions:
 
     Args:
         most_sessions: beyond it the least recently used is freed.
-        most_cases: pictures kept per session; beyond it the oldest is freed.
+        most_cases: pictures and regions kept per session; beyond it the oldest region is freed, then a picture.
         most_bytes: of pixels and files kept over all sessions (an estimate that leaves the networks' state out).
         time_to_live: seconds after which an unused session is freed.
         grace: seconds after which a session whose tab is gone is freed; a reconnecting tab finds it again before.
@@ -213,7 +225,7 @@ class Sessions:
         return len(self._sessions)
 
     def get(self, key: str) -> Session:
-        """The session of a tab, made where there is none.
+        """The session of a tab that is open, made where there is none.
 
         A caller without a key (no browser sends none) gets an empty session that nobody finds again: all such callers
         would otherwise share one.
@@ -230,9 +242,24 @@ class Sessions:
                 self._sessions.popitem(last=False)[1].free()
             return session
 
+    def known(self, key: str) -> Session:
+        """The session of a tab that may have gone: in use, but neither made nor taken for open again.
+
+        A run may outlast its tab; what it asked for here must not keep the tab's pictures. Where the session was freed,
+        this is an empty one that nobody finds again.
+        """
+        with self._lock:
+            self._sweep()
+            session = self._sessions.get(key)
+            if session is None:
+                return Session()
+            session.touched = self._clock()
+            self._sessions.move_to_end(key)
+            return session
+
     def report(self, key: str, case_id: str | None) -> Report | None:
         """The report that a tab calls ``case_id``, or None where it is unknown or freed."""
-        return self.get(key).cases.get(case_id) if case_id else None
+        return self.known(key).cases.get(case_id) if case_id else None
 
     def find(self, case_id: str) -> Kept | None:
         """What is known under an id, whoever holds it: only who was given the id can ask."""
@@ -250,14 +277,25 @@ class Sessions:
                 for report in session.cases.values():
                     report.look = None
 
-    def add(self, key: str, report: Report) -> str:
-        """Remember a report in a tab's session, and free what no longer fits."""
-        session = self.get(key)
+    def add(self, key: str, report: Report, crop_of: str = "") -> str:
+        """Remember a report in a tab's session, and free what no longer fits.
+
+        Args:
+            key: of the tab.
+            report: to remember; it stays.
+            crop_of: id of the picture that it is a region of, or empty; that picture, being asked about, stays too.
+        """
+        session = self.known(key)
         with self._lock:
             case_id = session.add(report)
-            while len(session.cases) > self.most_cases:
-                session.asked.pop(session.cases.popitem(last=False)[0], None)
-            self._fit(keep=report)
+            if crop_of:
+                session.crops.add(case_id)
+            keep = {case_id, crop_of}
+            others = [name for name in session.cases if name not in keep]
+            others.sort(key=lambda name: name not in session.crops)
+            for name in others[: max(0, len(session.cases) - self.most_cases)]:
+                session.drop(name)
+            self._fit(keep)
         return case_id
 
     def left(self, key: str) -> None:
@@ -271,13 +309,6 @@ class Sessions:
         timer = threading.Timer(self.grace + 0.1, self.sweep)
         timer.daemon = True
         timer.start()
-
-    def drop(self, case_id: str) -> None:
-        """Free one report, whoever holds it."""
-        with self._lock:
-            for session in self._sessions.values():
-                session.cases.pop(case_id, None)
-                session.asked.pop(case_id, None)
 
     def sweep(self) -> None:
         """Free what is over its time."""
@@ -299,29 +330,29 @@ class Sessions:
                 del self._sessions[key]
                 session.free()
 
-    def _fit(self, keep: Report) -> None:
-        """Drop the reports of the least recently used sessions until the rest fit; never the newest."""
+    def _fit(self, keep: Collection[str]) -> None:
+        """Drop the reports of the least recently used sessions until the rest fit; never those of ``keep``."""
         held = [
-            (session, name, report)
+            (session, name, size_of(report, session.asked.get(name, ())))
             for session in self._sessions.values()
             for name, report in session.cases.items()
         ]
-        total = sum(size_of(report) for _, _, report in held)
-        for session, name, report in held:
+        total = sum(size for _, _, size in held)
+        for session, name, size in held:
             if total <= self.most_bytes:
                 return
-            if report is not keep:
-                del session.cases[name]
-                session.asked.pop(name, None)
-                total -= size_of(report)
+            if name not in keep:
+                session.drop(name)
+                total -= size
 
 
-def size_of(report: Report) -> int:
-    """Bytes that a report holds in pixels, file and maps."""
+def size_of(report: Report, asked: Sequence[Asked] = ()) -> int:
+    """Bytes that a report holds in pixels, file and maps, with the regions that were asked about."""
     case = report.case
     total = len(case.data) + case.upright.nbytes
     if case.stored is not case.upright:
         total += case.stored.nbytes
-    if report.mask is not None:
-        total += report.mask.soft.nbytes + report.mask.binary.nbytes
+    for mask in (report.mask, *(region.mask for region in asked)):
+        if mask is not None:
+            total += mask.soft.nbytes + mask.binary.nbytes
     return total + sum(item.heatmap.nbytes for item in report.evidence if item.heatmap is not None)

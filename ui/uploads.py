@@ -10,7 +10,7 @@ from abc import ABCMeta
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
 from gradio.component_meta import ComponentMeta
@@ -37,7 +37,7 @@ class Message:
     files: tuple[Upload, ...]
 
 
-def refuse(_address: str) -> None:
+def refuse() -> NoReturn:
     """Raise the sentence that answers an address in place of a file."""
     raise gr.Error(
         "Addresses are not fetched here; save the picture and upload the file.", print_exception=False
@@ -54,13 +54,13 @@ class _FilesOnly:
 
     async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         if is_address(url_or_file_path):
-            refuse(str(url_or_file_path))
+            refuse()
         moved: str | None = await super().async_move_resource_to_block_cache(url_or_file_path)  # type: ignore[misc]
         return moved
 
     def move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
         if is_address(url_or_file_path):
-            refuse(str(url_or_file_path))
+            refuse()
         moved: str | None = super().move_resource_to_block_cache(url_or_file_path)  # type: ignore[misc]
         return moved
 
@@ -144,7 +144,7 @@ def _guard(component: Any) -> None:
 
     async def move(url_or_file_path: str | Path | None) -> str | None:
         if is_address(url_or_file_path):
-            refuse(str(url_or_file_path))
+            refuse()
         moved: str | None = await original(url_or_file_path)
         return moved
 

@@ -72,9 +72,6 @@ STAGES: Mapping[str, str] = {
     "judging": "Weighing the evidence",
 }
 
-_TINY = 0.05
-"""Contributions below this many nats move no probability by more than about one percentage point."""
-
 
 def escape(text: str) -> str:
     """Any text as HTML text or a quoted attribute value; controls and bidirectional marks become visible."""
@@ -154,12 +151,6 @@ def weight_for(evidence: Evidence, label: str) -> float:
     """Log-odds by which a finding favours ``label`` over the average of the other labels, in nats."""
     others = [evidence.contribution[name] for name in LABELS if name != label]
     return float(evidence.contribution[label]) - sum(others) / len(others)
-
-
-def favours(evidence: Evidence) -> str | None:
-    """The label that a finding speaks for most, or None where it moves nothing."""
-    best = max(LABELS, key=lambda label: weight_for(evidence, label))
-    return best if weight_for(evidence, best) >= _TINY else None
 
 
 def error_sentence(error: BaseException, file: str, t: Words = ENGLISH) -> str:

@@ -294,7 +294,8 @@ class Verdict:
         mask_agreement: one sentence on how mask and verdict agree, or None where no mask head ran.
         ruled_out_below: label → probability at or below which this label would be ruled out, the other two keeping
             their ratio (0..1; 0 = never, at this alpha); empty where not known. The verdict is the one label above
-            its bound, unless a gate or a failure forbids it.
+            its bound, or the likelier of synthetic and tampered where these two are and differ by enough, unless a gate
+            or a failure forbids it.
     """
 
     label: VerdictLabel

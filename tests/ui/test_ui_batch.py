@@ -6,6 +6,7 @@ import json
 import struct
 import time
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
@@ -55,8 +56,23 @@ def test_files_and_archives_become_jobs_and_no_name_becomes_a_path(tmp_path, pic
         "a.jpg", "a.jpg (2)", "many.zip/a.jpg", "many.zip/../../escape.jpg", "many.zip//etc/absolute.jpg",
         "many.zip/in/win.jpg" if jobs[-1].file.endswith("in/win.jpg") else "many.zip/in\\win.jpg",
     ]  # fmt: skip
-    assert sorted(path.name for path in folder.iterdir()) == ["00002", "00003", "00004", "00005"]
-    assert all((folder / name).read_bytes() == picture_bytes for name in ("00002", "00005"))
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{number:05d}" for number in range(6)]
+    plain.path.unlink()  # as gradio does with uploads after an hour
+    assert [job.path for job in jobs] == [str(path) for path in sorted(folder.iterdir())]
+    assert all(path.read_bytes() == picture_bytes for path in folder.iterdir())
+
+
+def test_uploads_of_another_disk_are_copied(tmp_path, pictures, picture_bytes, monkeypatch):
+    def link(*_):
+        raise OSError("Invalid cross-device link")
+
+    monkeypatch.setattr("vlmforensics.ui.archive.os.link", link)
+    upload = Upload(pictures("a.jpg"), "a.jpg")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    jobs, _ = collect([upload], folder, Limits())
+    upload.path.unlink()
+    assert Path(jobs[0].path).read_bytes() == picture_bytes
 
 
 def test_bombs_are_left_out_and_named(tmp_path, picture_bytes):
@@ -169,6 +185,16 @@ def test_a_tab_that_goes_ends_its_batch(tab, pictures):
     assert batch.stop.is_set()
     run.close()
     assert batch.ended
+
+
+def test_a_batch_does_not_take_a_closed_tab_for_open(tab, pictures):
+    data = pictures("x.jpg").read_bytes()
+    uploads = [Upload(pictures(f"{n}.jpg", data + bytes([n])), f"{n}.jpg") for n in range(3)]
+    run = tab.tab.run(uploads, False, tab.request)
+    next(run)
+    tab.sessions.left("anna")
+    list(run)
+    assert tab.sessions.known("anna").closed is not None
 
 
 def test_the_time_left_follows_the_pace(tmp_path):

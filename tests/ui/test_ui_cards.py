@@ -12,6 +12,7 @@ pytest.importorskip("gradio", reason="the ui extra is not installed")
 
 from vlmforensics import imaging
 from vlmforensics.errors import UnsupportedImage
+from vlmforensics.explain import balance, speaks_for
 from vlmforensics.types import Box
 from vlmforensics.ui import cards, panels, views, words
 
@@ -63,13 +64,18 @@ def test_inconclusive_gives_reason_and_help(report):
     assert "480 × 320 pixels" in card
 
 
-def test_leaving_evidence_out_is_exact(report):
-    case = report("splice.jpg")
-    everything = cards.without(case, "none")
-    assert everything == pytest.approx(dict(case.probabilities))
-    less = cards.without(case, "E2")
-    assert less["tampered"] < case.probabilities["tampered"]
-    assert sum(less.values()) == pytest.approx(1)
+def test_card_and_explanation_put_a_finding_on_the_same_side(report):
+    case = report("plain.jpg")
+    copied = replace(case.evidence[1], contribution={"real": -0.03, "synthetic": -0.96, "tampered": 0.63})
+    case.evidence = (case.evidence[0], copied, *case.evidence[2:])
+    assert copied in balance(case).cons
+    pro, contra = re.search(
+        r'class="vf-pro">(.*?)<div class="vf-contra">(.*)', cards.verdict_card(case), re.DOTALL
+    ).groups()
+    assert "#evidence-E2" not in pro
+    assert "#evidence-E2" in contra
+    row = re.search(r'id="evidence-E2".*?</tr>', panels.evidence_table(case, set()), re.DOTALL).group()
+    assert f'data-for="{speaks_for(copied)}"' in row
 
 
 def test_every_finding_has_a_row_that_citations_reach(report):

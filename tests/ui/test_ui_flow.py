@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,13 +15,61 @@ from vlmforensics.errors import WeightsUnavailable
 from vlmforensics.settings import Settings
 from vlmforensics.types import Report
 from vlmforensics.ui import server
+from vlmforensics.ui.app import MOST_QUESTION, Page
 from vlmforensics.ui.flow import Model, Stopped
-from vlmforensics.ui.state import Session, Turn
+from vlmforensics.ui.state import MOST_ASKED, Session, Sessions, Turn
+from vlmforensics.ui.uploads import Message, Upload
 
 
 @pytest.fixture
 def assistant(fake_assistant):
     return fake_assistant(Settings(), stage_seconds=0.01, word_seconds=0.01)
+
+
+@pytest.fixture
+def site(assistant):
+    """The page without a server: ``page``, and a visitor's ``request``."""
+    assistant.stage_seconds = assistant.word_seconds = 0.0
+    now = [0.0]
+    page = Page(Model(lambda: assistant).start(), Sessions(grace=30, clock=lambda: now[0]), Settings())
+    page.build()
+    yield SimpleNamespace(page=page, request=SimpleNamespace(session_hash="anna"), now=now)
+    page.sessions.clear()
+
+
+def test_a_tab_closed_during_a_run_leaves_nothing_behind(site, pictures):
+    site.page.begin_file(Upload(pictures("a.jpg"), "a.jpg"), site.request)
+    session = site.page.sessions.get("anna")
+    run = site.page.run("", site.request)
+    next(run)
+    site.page.left(site.request)
+    for _ in run:
+        pass
+    site.page.settle(site.request)
+    site.now[0] += 31
+    site.page.sessions.sweep()
+    assert len(site.page.sessions) == 0
+    assert session.messages == []
+
+
+def test_many_questions_about_regions_keep_their_picture(site, pictures):
+    site.page.begin_file(Upload(pictures("splice.jpg"), "splice.jpg"), site.request)
+    list(site.page.run("", site.request))
+    session = site.page.sessions.get("anna")
+    (case_id,) = session.cases
+    event = SimpleNamespace(case=case_id, box=(10, 10, 90, 90), point=None, question="")
+    for _ in range(14):
+        site.page.begin_region(event, site.request)
+        *_, last = site.page.run(case_id, site.request)
+        assert last[site.page.parts.case_id] == case_id
+    assert len(session.cases) == site.page.sessions.most_cases
+    assert len(session.asked[case_id]) == MOST_ASKED
+
+
+def test_a_question_has_a_length(site):
+    site.page.begin_message(Message("why " * 10_000, ()), site.request)
+    (turn,) = site.page.sessions.get("anna").waiting
+    assert len(turn.question) == MOST_QUESTION
 
 
 def test_stages_come_before_the_report(assistant, pictures):

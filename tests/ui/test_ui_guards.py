@@ -291,13 +291,14 @@ def test_half_requests_do_not_stop_the_page(page):
 
 def test_pictures_of_one_session_are_not_another_s(page, pictures, fake_assistant):
     report = fake_assistant(page.settings).examine(pictures("a.jpg"), file="a.jpg")
+    session = page.sessions.get("visitor")
     case = page.sessions.add("visitor", report)
     assert page.sessions.report("visitor", case) is report
     assert page.sessions.report("somebody", case) is None
-    folder = page.sessions.get("visitor").folder
+    folder = session.folder
     (folder / "report.html").write_text("secret")
     assert folder.stat().st_mode & 0o077 == 0
     answer = httpx.get(f"{page.url}gradio_api/file={folder / 'report.html'}", trust_env=False)
     assert answer.status_code == 403
     assert "secret" not in answer.text
-    page.sessions.drop(case)
+    session.drop(case)

@@ -133,6 +133,7 @@ def test_settings_load_another_model_or_keep_the_old(fake_assistant, report):
     sessions = Sessions()
     case = report("splice.jpg")
     case.look = object()
+    sessions.get("anna")
     sessions.add("anna", case)
     model = Model(lambda: make(Settings()), make).start()
     first = model.wait()

@@ -79,8 +79,8 @@ def test_health(page):
 
 
 def test_pictures_are_shown_to_who_knows_their_id_only(page, report):
-    case = report("splice.jpg")
-    case_id = page.sessions.add("tab-of-a-test", case)
+    session = page.sessions.get("tab-of-a-test")
+    case_id = page.sessions.add("tab-of-a-test", report("splice.jpg"))
     address = f"{page.url}vf/{case_id}"
     assert httpx.get(f"{address}/whole", trust_env=False).content.startswith(b"\x89PNG")
     marks = httpx.get(f"{address}/marks?show=region,E2,nonsense", trust_env=False)
@@ -89,7 +89,7 @@ def test_pictures_are_shown_to_who_knows_their_id_only(page, report):
     assert httpx.get(f"{address}/piece?x0=1&y0=1&x1=40&y1=30", trust_env=False).status_code == 200
     for wrong in ("x0=1&y0=1&x1=1&y1=30", "x0=a&y0=1&x1=2&y1=3", "", "x0=9999&y0=0&x1=10000&y1=5"):
         assert httpx.get(f"{address}/piece?{wrong}", trust_env=False).status_code == 400
-    page.sessions.drop(case_id)
+    session.drop(case_id)
     assert httpx.get(f"{address}/whole", trust_env=False).status_code == 404
     assert httpx.get(f"{page.url}vf/{'x' * 16}/whole", trust_env=False).status_code == 404
 
@@ -100,6 +100,7 @@ def test_a_password_covers_the_pictures_too(fake_assistant, report, tmp_path, mo
     blocks = build_app(lambda: fake_assistant(settings), settings, sessions)
     try:
         url = launch(blocks, settings, port=0, auth=("anna", "long enough"))
+        sessions.get("tab")
         case_id = sessions.add("tab", report("splice.jpg"))
         with httpx.Client(trust_env=False) as client:
             assert client.get(f"{url}vf/{case_id}/whole").status_code == 401

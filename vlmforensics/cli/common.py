@@ -88,6 +88,7 @@ def settings_of(
     from vlmforensics.settings import load_settings
 
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
+    named = model is not None and urlsplit(model).scheme in ("http", "https")
     return load_settings(
         file,
         model=model,
@@ -98,7 +99,8 @@ def settings_of(
         threads=threads,
         adapter=None if adapter is None else str(adapter),
         quantize=quantize,
-        remote_enabled=True if model and model.startswith(("http://", "https://")) else None,
+        # Naming an address allows it, unless the environment forbids it.
+        remote_enabled=True if named and "VLMF_REMOTE_ENABLED" not in os.environ else None,
     )
 
 

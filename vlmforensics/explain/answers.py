@@ -102,8 +102,8 @@ def _pieces(
         checks = narrated(report, backbone, look, task, "", max_new_tokens=max_new_tokens, stop=stop, most=1)
         for check in checks:
             if check.passed:
-                said.append(check.text)
                 yield Sentence(check.text, check.ids)
+                return
     for sentence in _ANSWERS[reading.intent](words, reading, question):
         if stop is not None and stop() and said:
             return
@@ -210,13 +210,22 @@ def _place(words: Wording, item: Evidence) -> Sentence:
     return Sentence(capital(text), (item.id,))
 
 
+_THIRDS = {
+    "left": (0, 0), "right": (0, 2), "upper": (1, 0), "top": (1, 0), "lower": (1, 2), "bottom": (1, 2),
+}  # fmt: skip
+"""Place → axis (0 across, 1 down) and third of the picture."""
+
+
 def _matches(item: Evidence, report: Report, places: Sequence[str]) -> bool:
-    """True where a region lies in every place that was named."""
+    """True where a region reaches into every place that was named; a corner or the background says not where."""
     if not places or item.region is None:
         return False
-    same = {"top": "upper", "bottom": "lower", "center": "centre", "middle": "centre"}
-    words = where(item.region.box, report.case.width, report.case.height).replace("middle", "centre")
-    return all(same.get(place, place) in words for place in places)
+    thirds = {_THIRDS[place] for place in places if place in _THIRDS}
+    if {"centre", "center", "middle"} & set(places):
+        thirds |= {(axis, 1) for axis in {0, 1} - {axis for axis, _ in thirds}}
+    box, case = item.region.box, report.case
+    spans = (box.x0 / case.width, box.x1 / case.width), (box.y0 / case.height, box.y1 / case.height)
+    return all(3 * spans[axis][0] < third + 1 and 3 * spans[axis][1] > third for axis, third in thirds)
 
 
 def _overlaps(words: Wording, found: Sequence[Evidence], box: Box) -> list[Sentence]:
@@ -272,9 +281,9 @@ def _change(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     for item in led:
         fields = words.fields(item) | _figures(without(report, [item]))
         result.append(Sentence(words.choose.pick(replies.WITHOUT).format(**fields), (item.id,)))
-    dropped: list[Evidence] = []
-    for item in _for_leading(words):
-        dropped.append(item)
+    heavy = _for_leading(words)
+    together = [heavy[:count] for count in range(2, len(heavy) + 1)]
+    for dropped in [*([item] for item in sorted(report.evidence, key=size, reverse=True)), *together]:
         left = without(report, dropped)
         other = max(LABELS, key=lambda label: left[label])
         if other != report.verdict.leading:

@@ -261,10 +261,15 @@ COUNTERFACTUAL: dict[str, tuple[str, ...]] = {
         "{T} {c} matters: the other findings alone give {q}, not {p}.",
         "Were {c} set aside, the figure would drop from {p} to {q}.",
     ),
+    "up": (
+        "Without {c} the probability would rise from {p} to {q}.",
+        "Leaving out {c}, the remaining findings would give {q} instead of {p}.",
+        "Were {c} set aside, the figure would climb from {p} to {q}.",
+    ),
     "same": (
         "The outcome does not hang on {c} alone: without it the probability would still be {q}.",
         "Even without {c}, the remaining findings would give {q}.",
-        "Setting {c} aside would leave {q}, so no single finding carries the result.",
+        "Setting {c} aside would leave {q}, so the result does not rest on it alone.",
     ),
 }
 ODDS: tuple[str, ...] = (

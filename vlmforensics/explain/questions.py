@@ -129,9 +129,13 @@ _STOP_TEXT = (
     "result results much more most not no yes out over value number shows show"
 )
 _STOP = frozenset(_STOP_TEXT.split())
-_PLACES = re.compile(
-    r"\b(upper|top|lower|bottom|left|right|cent(?:er|re)|middle|background|foreground|corner)\b"
+_PLACES = re.compile(r"\b(upper|top|lower|bottom|cent(?:er|re)|middle|background|foreground|corner)\b")
+_SIDES = re.compile(
+    r"\b(?:upper|top|lower|bottom|middle|cent(?:er|re)|(?:on|at|in|to|from|of|about) (?:the|its|my))[ -](?:far )?"
+    r"(left|right)\b"
+    r"|\b(left|right)[ -](?:side|half|part|third|edge|border|corner|hand|eye|ear|arm|leg)\b"
 )
+"""Left and right as places: bare, as in “Is this right?”, they are none."""
 _BOX = re.compile(r"(\d{1,5})\s*[,; ]\s*(\d{1,5})\s*(?:[,; ]|-|to)\s*(\d{1,5})\s*[,; ]\s*(\d{1,5})")
 
 
@@ -161,7 +165,8 @@ def read(question: str, report: Report) -> Reading:
     scores = {intent: score for intent, score in scores.items() if score > 0}
     named = _named(text, report)
     box = _box(text, report)
-    places = tuple(dict.fromkeys(_PLACES.findall(text)))
+    sides = [match[1] or match[2] for match in _SIDES.finditer(text)]
+    places = tuple(dict.fromkeys([*_PLACES.findall(text), *sides]))
     if box is not None or (places and not scores.keys() - {"where", "why"}):
         scores["where"] = scores.get("where", 0.0) + (4.0 if box else 1.5)
     best = max(scores, key=lambda intent: scores[intent], default="unknown")

@@ -315,10 +315,10 @@ class Wording:
         if not self.balance.pros or self.report.verdict.label == "inconclusive":
             return None
         heaviest = self.balance.pros[0]
-        before = percent(self.report.verdict.probabilities[self.balance.label])
-        after = percent(without(self.report, [heaviest])[self.balance.label])
-        fields = self.fields(heaviest) | {"p": before, "q": after}
-        kind = "same" if before == after else "down"
+        before = self.report.verdict.probabilities[self.balance.label]
+        after = without(self.report, [heaviest])[self.balance.label]
+        fields = self.fields(heaviest) | {"p": percent(before), "q": percent(after)}
+        kind = "same" if fields["p"] == fields["q"] else "down" if after < before else "up"
         return Sentence(self.choose.pick(phrases.COUNTERFACTUAL[kind]).format(**fields), (heaviest.id,))
 
     def odds(self) -> Sentence:
