@@ -8,7 +8,7 @@ from vlmforensics.explain import speaks_for
 from vlmforensics.types import Evidence, Report
 from vlmforensics.ui import views
 from vlmforensics.ui.language import ENGLISH, Words
-from vlmforensics.ui.words import LABEL_NAMES, escape, right_on, source_name, strength, weight_for
+from vlmforensics.ui.words import LABEL_NAMES, escape, right_on, source_name, strength
 
 
 def viewer(
@@ -94,7 +94,7 @@ def _region_form(report: Report, t: Words) -> str:
 def evidence_table(report: Report, shown: Collection[str], case_id: str = "", t: Words = ENGLISH) -> str:
     """All findings, sortable and to be filtered; ``shown`` holds the ids that have something to draw."""
     label = report.verdict.leading
-    weights = [weight_for(item, label) for item in report.evidence]
+    weights = [item.contribution[label] for item in report.evidence]
     scale = max([abs(weight) for weight in weights], default=0.0) or 1.0
     first = views.first_choice(report)
     rows = "".join(

@@ -8,11 +8,12 @@ import numpy as np
 
 from vlmforensics import imaging
 from vlmforensics.errors import InputError
+from vlmforensics.explain import balance
 from vlmforensics.report.text import percent
 from vlmforensics.types import LABELS, Box, Grey, Mask, Report
 from vlmforensics.ui import views
 from vlmforensics.ui.language import ENGLISH, Words
-from vlmforensics.ui.words import LABEL_NAMES, TITLES, source_name, weight_for
+from vlmforensics.ui.words import LABEL_NAMES, TITLES, source_name
 
 LEAST = 32
 """Pixels of a side below which a region has nothing to measure."""
@@ -73,8 +74,8 @@ def answer(
     )
     if verdict.abstention:
         yield verdict.abstention, True
-    told = sorted(examined.evidence, key=lambda item: -abs(weight_for(item, verdict.leading)))
-    told = [item for item in told[:2] if abs(weight_for(item, verdict.leading)) >= 0.05]
+    weighed = balance(examined)
+    told = sorted((*weighed.pros, *weighed.cons), key=lambda item: int(item.id[1:]))[:2]
     if told:
         yield t("What weighs most there:") + " " + " ".join(f"{i.statement} [{i.id}]" for i in told), True
     yield from ((text, False) for text in overlaps(report, box, t))

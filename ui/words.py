@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 
 from vlmforensics.errors import VlmForensicsError
 from vlmforensics.report.text import printable, split_citations
-from vlmforensics.types import LABELS, Evidence, Reliability
+from vlmforensics.types import Reliability
 from vlmforensics.ui.language import ENGLISH, Words
 
 TITLES: Mapping[str, str] = {
@@ -145,12 +145,6 @@ def strength(text: str, t: Words = ENGLISH) -> str:
     label = t(LABEL_NAMES[found[3]])
     way = t("for “{label}”", label=label) if found[2] == "for" else t("against “{label}”", label=label)
     return f"{t(found[1])} {way}"
-
-
-def weight_for(evidence: Evidence, label: str) -> float:
-    """Log-odds by which a finding favours ``label`` over the average of the other labels, in nats."""
-    others = [evidence.contribution[name] for name in LABELS if name != label]
-    return float(evidence.contribution[label]) - sum(others) / len(others)
 
 
 def error_sentence(error: BaseException, file: str, t: Words = ENGLISH) -> str:
