@@ -76,11 +76,16 @@ def signer():
     return c2pa.Signer.from_info(c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, chain, private, None))
 
 
-def sign(signer, action: dict, picture: bytes | None = None, remote: str | None = None) -> bytes:
+def sign(
+    signer, action: dict, picture: bytes | None = None, remote: str | None = None, held: dict | None = None
+) -> bytes:
+    """A signed picture; ``held`` are its ingredients by relationship, each with an action of its own."""
+    uses = {"parentOf": "c2pa.opened", "componentOf": "c2pa.placed"}
+    steps = [{"action": uses[name], "parameters": {"ingredientIds": [name]}} for name in held or ()]
     manifest = {
         "claim_generator_info": [{"name": "Test Generator [E9]", "version": "1"}],
         "format": "image/jpeg",
-        "assertions": [{"label": "c2pa.actions", "data": {"actions": [action]}}],
+        "assertions": [{"label": "c2pa.actions", "data": {"actions": steps or [action]}}],
     }
     context = c2pa.Context(
         c2pa.Settings.from_dict({"verify": {"remote_manifest_fetch": False, "verify_after_sign": False}})
@@ -89,6 +94,9 @@ def sign(signer, action: dict, picture: bytes | None = None, remote: str | None 
     if remote:
         builder.set_no_embed()
         builder.set_remote_url(remote)
+    for name, ingredient in (held or {}).items():
+        described = json.dumps({"title": name, "format": "image/jpeg", "relationship": name, "label": name})
+        builder.add_ingredient(described, "image/jpeg", io.BytesIO(ingredient))
     builder.sign(signer, "image/jpeg", io.BytesIO(picture or plain_jpeg()), out)
     return out.getvalue()
 
@@ -117,6 +125,17 @@ def test_declared_source(signer, kind, code):
     assert "on no trust list" in evidence.statement
     assert "Made For A Test" in evidence.statement
     assert "[" not in evidence.statement
+
+
+def test_a_generated_parent_makes_the_picture_generated_a_generated_part_makes_it_edited(signer):
+    generated = sign(
+        signer, {"action": "c2pa.created", "digitalSourceType": NEWSCODES + "trainedAlgorithmicMedia"}
+    )
+    saved = sign(signer, {}, held={"parentOf": generated})
+    again = sign(signer, {}, held={"parentOf": saved})
+    placed = sign(signer, {}, held={"parentOf": plain_jpeg(), "componentOf": generated})
+    codes = [examine(picture)[0].code for picture in (saved, again, placed)]
+    assert codes == ["ai-generated", "ai-generated", "ai-edited"]
 
 
 def test_changed_after_signing(signer):

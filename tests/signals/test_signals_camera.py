@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from vlmforensics.imaging import encode, open_case, resize
+from vlmforensics.imaging import encode, open_case, resize, sandbox
 from vlmforensics.settings import Settings
-from vlmforensics.signals import cfa, chromatic, clusters, thumbnail
+from vlmforensics.signals import cfa, chromatic, clusters, load_sources, thumbnail
 from vlmforensics.signals.cfa import ColourFilterArray
 from vlmforensics.signals.chromatic import ChromaticAberration
 from vlmforensics.signals.clusters import ResidualClusters
@@ -186,6 +186,12 @@ class TestThumbnail:
         picture = photograph("coffee")
         (evidence,) = Thumbnail().examine(self.with_preview(picture[:, 200:560], picture))
         assert evidence.code == "cropped"
+
+    def test_is_decoded_as_the_settings_say(self, monkeypatch):
+        monkeypatch.setattr(sandbox, "shared", lambda settings: pytest.fail("the worker was asked"))
+        (source,) = (s for s in load_sources(Settings(sandbox=False)) if s.name == "thumbnail")
+        picture = photograph("coffee")
+        assert source.examine(self.with_preview(picture, picture))[0].code == "agrees"
 
     def test_damaged_or_none(self):
         subject = case(photograph("coffee"), 90)

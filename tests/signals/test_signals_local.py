@@ -9,7 +9,7 @@ from skimage import data
 
 from vlmforensics.imaging import decode_trusted, encode, open_case
 from vlmforensics.settings import Settings
-from vlmforensics.signals import SOURCES, ela, faces
+from vlmforensics.signals import SOURCES, ela, faces, jpeg_votes
 from vlmforensics.signals.blocks import block_dct
 from vlmforensics.signals.faces import Faces
 from vlmforensics.signals.jpeg_votes import JpegVotes, grid_votes, zeros
@@ -71,6 +71,14 @@ class TestVotes:
         truth[PATCH] = True
         mask = evidence.region.mask
         assert (mask & truth).sum() / (mask | truth).sum() > 0.4
+
+    @pytest.mark.parametrize(("top", "left"), [(0, 0), (130, 200), (260, 0)])
+    def test_a_part_weighs_the_same_at_the_border(self, top, left):
+        votes = np.zeros((300, 400), bool)
+        votes[top : top + 40, left : left + 40] = True
+        part, score = jpeg_votes._part(votes, 12)
+        assert np.array_equal(part, votes)
+        assert 30 < score < 40
 
     def test_noise_has_no_grid(self):
         noise = np.random.default_rng(0).integers(0, 256, (256, 256)).astype(np.float32)

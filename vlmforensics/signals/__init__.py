@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,12 @@ PLUGIN_GROUPS = ("vlmforensics.signals", "vlmforensics.evidence")
 where the settings allow plugins."""
 
 
-def _load(target: str) -> EvidenceSource:
+def _load(target: str, settings: Settings | None) -> EvidenceSource:
     module, _, name = target.partition(":")
-    source: EvidenceSource = getattr(import_module(module), name)()
+    factory = getattr(import_module(module), name)
+    # A source that opens bytes of its own, as an embedded preview, must keep to the user's limits.
+    limited = "settings" in inspect.signature(factory).parameters
+    source: EvidenceSource = factory(settings=settings) if limited else factory()
     return source
 
 
@@ -59,7 +63,7 @@ def load_sources(settings: Settings | None = None) -> list[EvidenceSource]:
         SettingsError: a plugin can't be loaded, or takes a name that is taken.
         Defect: two sources of the house share a name.
     """
-    sources = [_load(target) for target in SOURCES]
+    sources = [_load(target, settings) for target in SOURCES]
     if settings is not None and settings.allow_plugins:
         sources += _plugins({source.name for source in sources})
     if len({source.name for source in sources}) != len(sources):

@@ -50,8 +50,8 @@ class Aberration:
     usable: BoolMask
 
 
-def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], NDArray[np.float64], BoolMask]:
-    """Shift of ``channel`` against ``green`` in each window of 3×3 cells: (r, c, 2) pixels, their errors, usable.
+def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], BoolMask]:
+    """Shift of ``channel`` against ``green`` in each window of 3×3 cells: (r, c, 2) pixels, and usable.
 
     Least squares of channel = gain·green + offset − gain·(shift · gradient), by sums over windows.
     """
@@ -86,7 +86,7 @@ def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], NDArray[np
     usable = (
         strong & (gain > 0.3) & (gain < 3) & (np.abs(shift).max(axis=-1) < 1.5) & (error.max(axis=-1) < 0.1)
     )
-    return shift, error, usable
+    return shift, usable
 
 
 def aberration(pixels: Pixels, channel: int) -> Aberration | None:
@@ -97,7 +97,7 @@ def aberration(pixels: Pixels, channel: int) -> Aberration | None:
     """
     green = cv2.GaussianBlur(pixels[..., 1].astype(np.float32), (0, 0), 1.0)
     other = cv2.GaussianBlur(pixels[..., channel].astype(np.float32), (0, 0), 1.0)
-    shift, _, usable = _shifts(other, green)
+    shift, usable = _shifts(other, green)
     if int(usable.sum()) < _MIN_CELLS:
         return None
     rows, columns = usable.shape

@@ -257,7 +257,8 @@ def _valid(
 ) -> BoolMask:
     """Pixels of a window whose source lies inside the picture and far enough away."""
     inverse = cv2.invertAffineTransform(affine).astype(np.float32)
-    y, x = np.mgrid[corner[1] : corner[1] + size[1], corner[0] : corner[0] + size[0]].astype(np.float32)
+    y = np.arange(corner[1], corner[1] + size[1], dtype=np.float32)[:, None]
+    x = np.arange(corner[0], corner[0] + size[0], dtype=np.float32)[None, :]
     from_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
     from_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
     rim = WINDOW // 2

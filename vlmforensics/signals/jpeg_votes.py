@@ -67,7 +67,9 @@ def zeros(plane: Grey) -> NDArray[np.uint8]:
             across = (plane.shape[1] - left) // 8
             part = columns[:, left : left + 8 * across].reshape(-1, 8)
             small = np.abs(part @ matrix.T) < 0.499  # ½ itself is common, and rounding must not decide
-            number = small.reshape(rows, 8, across, 8).sum(axis=(1, 3), dtype=np.uint8)
+            # Eight bytes of 0 or 1 at a time: words add up without carry, and a product gathers their bytes on top.
+            words = small.view(np.uint64).reshape(rows, 8, across).sum(axis=1)
+            number = ((words * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.uint8)
             number -= small.reshape(rows, 8, across, 8)[:, 0, :, 0]  # the mean is no AC coefficient
             out[top::8, left::8] = number[: len(range(top, height, 8)), : len(range(left, width, 8))]
     return out
@@ -110,17 +112,18 @@ def _ballots(plane: Grey) -> NDArray[np.uint8]:
     padded[: count.shape[0], : count.shape[1]] = count
     # The 64 blocks that hold a pixel begin in the 8×8 window that ends at it.
     most = cv2.dilate(padded, np.ones((8, 8), np.uint8), anchor=(7, 7))
-    ballots = np.full(plane.shape, _NONE, dtype=np.uint8)
+    most[most == 0] = _NONE  # none of them has zeros, so none wins
     ties = np.zeros(plane.shape, dtype=np.uint8)
-    for down in range(8):
-        for right in range(8):
-            begins = np.zeros(plane.shape, dtype=np.uint8)
-            begins[down:, right:] = padded[: plane.shape[0] - down, : plane.shape[1] - right]
-            winner = (begins == most) & (most > 0)
-            grid_y = ((np.arange(plane.shape[0]) - down) % 8 * 8).astype(np.uint8)
-            grid_x = ((np.arange(plane.shape[1]) - right) % 8).astype(np.uint8)
-            np.copyto(ballots, grid_y[:, None] + grid_x[None, :], where=winner)
-            ties += winner
+    winners = np.zeros(plane.shape, dtype=np.uint8)  # sums of 8 × down + right: where one block wins, its own
+    for index in range(64):
+        down, right = divmod(index, 8)
+        won = padded[: plane.shape[0] - down, : plane.shape[1] - right] == most[down:, right:]
+        ties[down:, right:] += won
+        winners[down:, right:] += won * np.uint8(index)
+    y, x = np.ogrid[: plane.shape[0], : plane.shape[1]]
+    # Wrapping below 0 does no harm, as 256 is a multiple of 8.
+    top = (y.astype(np.uint8) - winners // 8) % 8
+    ballots = np.asarray(top * 8 + (x.astype(np.uint8) - winners % 8) % 8, dtype=np.uint8)
     # Flat and clipped content has zeros on every grid: a constant line or column can't vote (section 2).
     across = np.abs(np.diff(plane, axis=1, append=plane[:, -1:]))
     down_ = np.abs(np.diff(plane, axis=0, append=plane[-1:]))
@@ -138,17 +141,17 @@ def _significance(votes: int, pixels: int, tests: float) -> float:
 def _part(votes: BoolMask, tests: float) -> tuple[BoolMask, float]:
     """The most significant connected region of votes: its pixels, and −log10 of its number of false alarms."""
     near = np.ones((_GAP, _GAP), np.uint8)
-    joined = cv2.dilate(votes.astype(np.uint8), near)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(joined, connectivity=8)
-    inside = np.bincount(labels.ravel(), votes.ravel(), count)
+    count, labels = cv2.connectedComponents(cv2.dilate(votes.astype(np.uint8), near), connectivity=8)
+    y, x = np.nonzero(votes)
+    groups = labels[y, x]
     best, score = 0, 0.0
-    for group in range(1, count):
-        if inside[group] < _MIN_VOTES:
-            continue
-        width, height = (int(stats[group, k]) - _GAP + 1 for k in (cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT))
-        significance = _significance(int(inside[group]), max(width, 1) * max(height, 1), tests)
+    for group in np.flatnonzero(np.bincount(groups, minlength=count) >= _MIN_VOTES):
+        # The box of the votes, not that of the dilated region: the window's border cuts the latter.
+        rows, columns = y[groups == group], x[groups == group]
+        pixels = int(np.ptp(rows) + 1) * int(np.ptp(columns) + 1)
+        significance = _significance(len(rows), pixels, tests)
         if significance > score:
-            best, score = group, significance
+            best, score = int(group), significance
     if not best:
         return np.zeros(votes.shape, bool), 0.0
     part = cv2.erode((labels == best).astype(np.uint8), near)

@@ -45,6 +45,8 @@ class Credentials:
         signer: common name and issuer as in the certificate (hostile text), or empty.
         generator: software that made the claim (hostile text), or empty.
         source_types: last path segment of every digital source type, the active manifest's first.
+        own_types: those among them that speak of the picture itself, and not of what was placed in it: the active
+            manifest's, then those of its parent, and so on.
         manifests: number in the store.
         failures: validation failure codes other than an untrusted signer, sorted.
     """
@@ -53,6 +55,7 @@ class Credentials:
     signer: str = ""
     generator: str = ""
     source_types: tuple[str, ...] = ()
+    own_types: tuple[str, ...] = ()
     manifests: int = 0
     failures: tuple[str, ...] = ()
 
@@ -122,9 +125,26 @@ def _summary(reader: Any) -> Credentials:
         signer=", ".join(names),
         generator=str(tool.get("name", active.get("claim_generator", ""))),
         source_types=tuple(dict.fromkeys(kinds)),
+        own_types=tuple(kind for manifest in _lineage(manifests, label) for kind in _source_types(manifest)),
         manifests=len(manifests),
         failures=_failures(store),
     )
+
+
+def _lineage(manifests: dict[str, Any], label: Any) -> Iterator[Any]:
+    """The manifest with that label, that of its parent (the picture before an edit), and so on."""
+    seen: set[str] = set()
+    while isinstance(label, str) and label not in seen and len(seen) < _MAX_MANIFESTS:
+        seen.add(label)
+        manifest = manifests.get(label)
+        yield manifest
+        ingredients = manifest.get("ingredients") if isinstance(manifest, dict) else None
+        parents = (
+            item.get("active_manifest")
+            for item in (ingredients[:256] if isinstance(ingredients, list) else ())
+            if isinstance(item, dict) and item.get("relationship") == "parentOf"
+        )
+        label = next(parents, None)
 
 
 def _source_types(manifest: Any) -> Iterator[str]:
@@ -156,7 +176,7 @@ def _code(found: Credentials) -> str:
         return found.state.lower()
     if found.state == "Invalid":
         return "invalid"
-    if "trainedalgorithmicmedia" in found.source_types[:1]:
+    if "trainedalgorithmicmedia" in found.own_types[:1]:
         return "ai-generated"
     if any("trainedalgorithmicmedia" in kind or kind == "compositesynthetic" for kind in found.source_types):
         return "ai-edited"

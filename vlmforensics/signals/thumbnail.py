@@ -15,6 +15,7 @@ import numpy as np
 
 from vlmforensics.errors import InputError
 from vlmforensics.imaging import open_case
+from vlmforensics.settings import Settings
 from vlmforensics.signals.maps import heatmap, largest_region, luma, place, upright
 from vlmforensics.types import CaseImage, Evidence, Grey
 
@@ -90,16 +91,23 @@ def compare(picture: Grey, small: Grey) -> Comparison | None:
 
 
 class Thumbnail:
-    """Evidence from an embedded thumbnail; none where there is none, or it can't be compared."""
+    """Evidence from an embedded thumbnail; none where there is none, or it can't be compared.
+
+    Args:
+        settings: limits under which the thumbnail is decoded; defaults where None.
+    """
 
     name, version, cost = "thumbnail", "1", "milliseconds"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings
 
     def examine(self, case: CaseImage) -> list[Evidence]:
         """Return one evidence where the EXIF holds a readable thumbnail, else an empty list."""
         if case.container.thumbnail is None:
             return []
         try:
-            small = open_case(case.container.thumbnail, file="thumbnail").stored
+            small = open_case(case.container.thumbnail, file="thumbnail", settings=self.settings).stored
         except InputError:  # a damaged preview is common and shows nothing
             return []
         found = compare(luma(_reduced(case.stored)), luma(small))

@@ -1,8 +1,8 @@
 """Periodic traces of resampling: enlarged, shrunk or rotated pictures, and up-sampling layers of generators.
 
 Interpolation makes the variance of the second derivative periodic: a factor s leaves a peak at 1/s cycles a pixel
-(1 − 1/s for factors under 2). JPEG's own blocks leave peaks at multiples of 1/8, which are left out where the file
-is, or may have been, a JPEG.
+(1 − 1/s for factors under 2). JPEG's own blocks leave peaks at multiples of 1/8, which are left out, as any
+file may once have been a JPEG.
 
 References:
     Gallagher 2005, Detection of Linear and Cubic Interpolation in JPEG Compressed Images;
@@ -63,12 +63,11 @@ def _line_spectrum(plane: Grey) -> NDArray[np.float64]:
     return np.asarray(magnitude / (floor + 1e-3 * np.sqrt(len(signal)) + 1e-9))
 
 
-def find_peak(plane: Grey, jpeg: bool) -> Peak:
-    """Find the strongest periodicity of the second derivative.
+def find_peak(plane: Grey) -> Peak:
+    """Find the strongest periodicity of the second derivative that is no multiple of 1/8 cycles a pixel.
 
     Args:
         plane: float32 (H, W), 0..255, at least 128 pixels a side.
-        jpeg: leave out multiples of 1/8 cycles a pixel.
     """
     frequency = np.fft.rfftfreq(_LENGTH)
     spectra = []
@@ -76,9 +75,8 @@ def find_peak(plane: Grey, jpeg: bool) -> Peak:
         spectrum = _line_spectrum(axis)
         blur = 3 / axis.shape[1]
         spectrum[frequency < max(0.04, blur)] = 0
-        if jpeg:
-            near = np.abs(frequency[:, None] - np.arange(1, 5)[None, :] / 8).min(axis=1)
-            spectrum[near < 1.5 * blur] = 0
+        near = np.abs(frequency[:, None] - np.arange(1, 5)[None, :] / 8).min(axis=1)
+        spectrum[near < 1.5 * blur] = 0
         spectra.append(maximum_filter1d(spectrum, size=5))
     both = np.sqrt(spectra[0] * spectra[1])
     start = int(np.searchsorted(frequency, 0.04))
@@ -115,7 +113,7 @@ class Upsampling:
         plane = luma(window)
         if min(window.shape[:2]) < 128 or float(plane.std()) < 1:
             return []
-        found = find_peak(plane, jpeg=True)
+        found = find_peak(plane)
         place = [left, top, int(window.shape[1]), int(window.shape[0])]
         measured = (
             f"a period of {1 / found.frequency:.2f} pixels, {found.score:.1f} times over its neighbourhood"
