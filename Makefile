@@ -46,12 +46,14 @@ contracts: install  ## which room may import which
 eval: weights  ## every figure of README and model card from DATA, two processes; goes on where it stopped
 	@pids=; for part in 0 1; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 sh -ec ' \
 	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 \
-	    --variant equalised --variant augmented-1; \
+	    --variant equalised --variant augmented-1 --variant made-equalised; \
 	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --chosen --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
-	    --witnesses all --synthetic 3 --variant augmented-1 --variant equalised --variant made-1' $$part & pids="$$pids $$!"; done; \
+	    --witnesses all --variant augmented-1 --variant equalised --variant made-1; \
+	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-rest-$$0.jsonl --part $$0/2 \
+	    --witnesses signals --rest --variant augmented-1' $$part & pids="$$pids $$!"; done; \
 	for pid in $$pids; do wait $$pid || exit 1; done
-	$(BIN)/vlmforensics finetune whole --data $(DATA) --cache runs/features --out runs/compact/whole --no-ship
+	$(BIN)/vlmforensics finetune experts --data $(DATA) --cache runs/features --work runs/compact --no-ship
 	$(BIN)/vlmforensics eval card --data $(DATA)
 
 wheel: install  ## build the wheel, install it in a fresh environment, smoke run

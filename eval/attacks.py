@@ -21,7 +21,7 @@ import torch
 
 from vlmforensics.assistant import Assistant
 from vlmforensics.assistant.parts import Parts, load_parts
-from vlmforensics.compact import layout, whole
+from vlmforensics.compact import clip, layout, whole
 from vlmforensics.compact.forward import embed, state_at, trunk_states
 from vlmforensics.compact.tower import join, run_tower
 from vlmforensics.errors import Defect, SettingsError
@@ -100,12 +100,14 @@ class Bench:
         return total
 
     def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``WholeExpert.score`` of ``whole_statistics``, in torch."""
-        square = _resized(pixels, whole.SIDE)
-        features = whole.statistics(run_tower(self.parts.tower.module, _standard(square), whole.LAYERS))[0]
-        weights = {key: torch.from_numpy(value).float() for key, value in self.expert.weights.items()}
-        score: torch.Tensor = ((features - weights["mean"]) / weights["scale"]) @ weights["weight"]
-        return score + weights["bias"][0]
+        """``whole``'s score of ``Clip.read``, in torch."""
+        features = self.expert.tower.class_tokens(_resized(pixels, clip.SIDE))[0]
+        layer = {
+            key: torch.from_numpy(value).float()
+            for key, value in vars(self.expert.layers[whole.WHOLE]).items()
+        }
+        score: torch.Tensor = ((features - layer["mean"]) / layer["scale"]) @ layer["weight"]
+        return score + layer["bias"][0]
 
     def pgd(self, pixels: Pixels, wanted: str, epsilon: int, steps: int, *, both: bool = False) -> Pixels:
         """Projected gradient descent in the L∞ ball of ``epsilon`` steps of 255 around ``pixels`` (Madry et al. 2018).

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from vlmforensics.compact.whole import EDITED, WHOLE
 from vlmforensics.eval.figures import auc_with_interval, clopper_pearson
 from vlmforensics.finetune import calibrate as steps
 from vlmforensics.finetune.compact_label import Sample, sample_weights
 from vlmforensics.finetune.compact_whole import read
 from vlmforensics.finetune.features import feature_file
-from vlmforensics.finetune.pictures import Picture, assign_folds, load_manifest
+from vlmforensics.finetune.pictures import FORGERIES, Picture, assign_folds, load_manifest
 from vlmforensics.fusion import Calibration, judge
 from vlmforensics.fusion.logistic import balanced_weights
 from vlmforensics.fusion.measure import calibration_figures
@@ -205,11 +206,12 @@ def measure(study: Study) -> dict[str, Any]:
     result: dict[str, Any] = {"alpha": ALPHA, "folds": FOLDS, "levels": dict(steps.LEVELS), "variants": {}}
     for variant in MEASURED[:-1]:
         # Scored by the expert, though not examined by all witnesses: those that were silent contribute nothing.
-        scored = [row for row in study.rows[variant] if steps.EXPERT in row.example.readings]
+        scored = [row for row in study.rows[variant] if WHOLE in row.example.readings]
         if scored and "rivals" not in result:
             result["variant of comparisons"] = variant
             result["rivals"] = _rivals(study, scored)
             result["pictures of comparisons"] = dict(Counter(row.example.label for row in scored))
+            result["editing"] = _editing([row for row in scored if EDITED in row.example.readings])
         rows = study.complete(variant)
         if not rows:
             continue
@@ -219,6 +221,24 @@ def measure(study: Study) -> dict[str, Any]:
             result["ablation"] = _ablation(study, rows)
     if made := study.complete("made-1"):
         result["made"] = _made(study, made)
+    return result
+
+
+def _editing(rows: Sequence[steps.Row]) -> dict[str, Any]:
+    """The editing expert alone: found forgeries against real pictures, all and those of the same collections."""
+    tampered = [row for row in rows if row.example.label == "tampered"]
+    real = [row for row in rows if row.example.label == "real"]
+    result = {}
+    for name, others in (
+        ("all real pictures", real),
+        ("originals of the same collections", [row for row in real if row.picture.part == FORGERIES]),
+    ):
+        if tampered and others:
+            chosen = [*tampered, *others]
+            scores = np.array([row.example.readings[EDITED].score or 0.0 for row in chosen])
+            truth = np.arange(len(chosen)) < len(tampered)
+            own = auc_with_interval(truth, scores, [row.picture.family for row in chosen])
+            result[name] = {"real": len(others), "tampered": len(tampered), **own}
     return result
 
 
@@ -254,8 +274,8 @@ def _rivals(study: Study, rows: Sequence[steps.Row]) -> dict[str, Any]:
     rivals = baselines(study, chosen)
     if all("vlm" in row.example.readings for row in chosen):
         rivals["label head alone"] = np.array([_head(row) for row in chosen])
-    alone = [row.example.readings[steps.EXPERT].score or 0.0 for row in chosen]
-    rivals[f"`{steps.EXPERT}` expert alone"] = np.array(alone)
+    alone = [row.example.readings[WHOLE].score or 0.0 for row in chosen]
+    rivals[f"`{WHOLE}` expert alone"] = np.array(alone)
     return {name: auc_with_interval(truth, ours, families, other=score) for name, score in rivals.items()}
 
 

@@ -72,11 +72,23 @@ def _made(table: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _editing(table: Mapping[str, Any], variant: str) -> list[str]:
+    lines = [
+        f"### The editing expert alone: AUC of found forgeries, {variant}",
+        "",
+        "| against | real | tampered | AUC |",
+        "|---|---|---|---|",
+    ]
+    for name, row in table.items():
+        lines.append(f"| {name} | {row['real']} | {row['tampered']} | {_interval(row)} |")
+    return [*lines, ""]
+
+
 def _rivals(rivals: Mapping[str, Any], variant: str, n: Mapping[str, int]) -> list[str]:
     lines = [
         f"### Beside baselines: AUC real against synthetic, {variant}, same pictures, same run",
         "",
-        f"{n['real']} real and {n['synthetic']} synthetic pictures: every one that the expert on the tower scored. "
+        f"{n['real']} real and {n['synthetic']} synthetic pictures: every one that the whole-picture expert scored. "
         "Most were not examined by all witnesses; those that were silent contribute nothing.",
         "",
         "| | AUC | fused verdict | gain, paired, 95 % over families |",
@@ -154,6 +166,8 @@ def render(result: Mapping[str, Any]) -> str:
         lines += _made(result["made"])
     lines += ["![Reliability diagram](img/reliability.png)", ""]
     lines += _rivals(result["rivals"], result["variant of comparisons"], result["pictures of comparisons"])
+    if result.get("editing"):
+        lines += _editing(result["editing"], result["variant of comparisons"])
     lines += _ablation(result["ablation"], result["variant of ablation"])
     for name, table in result["variants"].items():
         lines += _sources(table["sources"], name)

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune import distort
 from vlmforensics.finetune.checkpoint import claim_cache
-from vlmforensics.finetune.pictures import held_back, load_manifest
+from vlmforensics.finetune.pictures import FORGERIES, held_back, load_manifest
 from vlmforensics.finetune.tampering import boundary, recompress, tamper
 from vlmforensics.imaging import open_case
 from vlmforensics.types import Grey, Pixels
@@ -96,7 +96,7 @@ def build_cache(data: Path, folder: Path, *, limit: int | None = None) -> Pictur
     wanted = [
         picture
         for picture in load_manifest(data)
-        if picture.label in ("real", "synthetic") and picture.part != "tamper"
+        if picture.label in ("real", "synthetic") and picture.part != FORGERIES
     ]
     if limit is not None:
         wanted = wanted[:: max(1, len(wanted) // limit)]

@@ -1,9 +1,10 @@
 """From cached features, unseen-source scores and observations to the shipped calibration.
 
 Every number that judges others is from a model that saw nothing of the picture's family: the label head's and the
-experts' scores are replaced by those of models trained without it, and the blending detector and the mask head never
-trained on the held-back sources. Pictures for which all of that holds are *complete*; the rest help to fit the sources
-that hold for them.
+experts' scores are replaced by those of models trained without it, and what the blending detector and the mask head say
+of a family that they may know is left out. As these two weigh next to nothing beside the rest (a test holds the shipped
+calibration to that), a picture is *complete* where the experts and all signals spoke; others help to fit the sources
+that did.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from vlmforensics.compact.whole import EXPERTS
 from vlmforensics.finetune.features import load_features
 from vlmforensics.finetune.observe import Observation, read_observations
-from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.finetune.pictures import Picture, familiar_families
 from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate
 from vlmforensics.types import Label
 
-EXPERT = "whole"
-LEARNED = ("vlm", EXPERT)
+LEARNED = ("vlm", *EXPERTS)
 """Sources whose readings come from models that left the picture's family out."""
-TRAINED_ON_REAL = ("blending", "mask")
-"""Sources that trained on real pictures of all sources that are not held back."""
+TRAINED_ONCE = ("blending", "mask")
+"""Sources that trained on real and synthetic pictures of all sources that are not held back."""
+ALWAYS = "spectrum"
+"""A signal that speaks of every picture: where it did, all were asked."""
 VARIANTS = ("augmented-1",)
 """Variants that the shipped calibration is fitted on: every label through the same random chain.
 
@@ -39,6 +42,7 @@ LEVELS = {"synthetic": 0.15, "tampered": 0.35}
 TASKS = {
     "vlm": "real against synthetic",
     "whole": "real against synthetic",
+    "edited": "real against tampered",
     "cooccurrence": "real against synthetic",
     "cfa": "real against synthetic",
     "texture_contrast": "real against synthetic",
@@ -126,7 +130,7 @@ def assemble(
         cache: feature cache.
         variants: to make rows of.
     """
-    seen = merge(observations)
+    seen, familiar = merge(observations), familiar_families(pictures)
     rows = []
     for variant in variants:
         for picture in pictures:
@@ -136,13 +140,12 @@ def assemble(
             readings: dict[str, Reading] = {}
             complete = False
             if observed is not None:
-                clean = label_of(picture, variant) != "real" or held_back(picture.source)
-                made_clean = not variant.startswith("made") or held_back(picture.source)
-                complete = clean and made_clean and all(learned.values()) and "mask" in observed.readings
+                unknown = picture.label == "tampered" or picture.family not in familiar
+                complete = all(learned.values()) and ALWAYS in observed.readings
                 readings = {
                     name: reading
                     for name, reading in observed.readings.items()
-                    if name not in LEARNED and (complete or name not in TRAINED_ON_REAL)
+                    if name not in LEARNED and (unknown or name not in TRAINED_ONCE)
                 }
             elif (cached := load_features(cache, variant, picture, ["spectrum", "runs"])) is not None:
                 for name, stored in (("spectrum", "spectrum"), ("cooccurrence", "runs")):
@@ -180,7 +183,7 @@ def load_rows(pictures: Sequence[Picture], work: Path, cache: Path, variants: Se
     observations = [o for file in sorted(work.glob("observed-*.jsonl")) for o in read_observations(file)]
     found = {
         name: read_scores(sorted(work.glob(f"{part}*/scores.json")))
-        for name, part in (("vlm", "label"), (EXPERT, "whole"))
+        for name, part in (("vlm", "label"), *((name, name) for name in EXPERTS))
     }
     scores = {name: own for name, own in found.items() if own}
     return assemble(pictures, observations, scores, cache, variants)

@@ -28,7 +28,8 @@ def prepare(
     data: Data,
     cache: Cache,
     variant: Annotated[
-        list[str], typer.Option(help="raw, equalised, augmented-N or made-N; may be repeated.")
+        list[str],
+        typer.Option(help="raw, equalised, augmented-N, made-N or made-equalised; may be repeated."),
     ],
     part: Annotated[
         str, typer.Option(help="Share of the work as I/N, to run N processes side by side.")
@@ -38,7 +39,8 @@ def prepare(
     ] = False,
     threads: int = 1,
 ) -> None:
-    """Compute and cache what the frozen tower and the fixed statistics say of every picture; resumes by itself."""
+    """Compute and cache what the frozen towers and the fixed statistics say of every picture; resumes by itself."""
+    from vlmforensics.compact import clip
     from vlmforensics.compact.assembly import build_base
     from vlmforensics.finetune.features import compute
     from vlmforensics.finetune.observe import choose
@@ -50,9 +52,10 @@ def prepare(
     only = None
     if chosen:
         only = {p.sha256 for _, p in choose(pictures, ["raw"], real=REAL, synthetic=SYNTHETIC)}
-    tower = build_base(load_settings(threads=threads)).tower
+    settings = load_settings(threads=threads)
+    tower, expert = build_base(settings).tower, clip.load(settings)
     for name in variant:
-        for line in compute(tower, pictures, folds, cache, name, part=share_of(part), only=only):
+        for line in compute(tower, expert, pictures, folds, cache, name, part=share_of(part), only=only):
             typer.echo(line)
 
 
@@ -77,7 +80,7 @@ def label(
     seed: int = 0,
     resume: bool = True,
 ) -> None:
-    """Train the compact model's label path; see ``compact_label``."""
+    """Train the compact model's label path, see ``compact_label``; goes on from a checkpoint of the same run."""
     import logging
 
     from vlmforensics.compact.assembly import build_base
@@ -120,13 +123,13 @@ def label(
 
 
 @app.command()
-def whole(
+def experts(
     data: Data,
     cache: Cache,
-    out: Annotated[Path, typer.Option(help="Folder for unseen-source scores.")],
+    work: Annotated[Path, typer.Option(help="Folder for unseen-source scores, one folder an expert.")],
     ship: Annotated[bool, typer.Option(help="Replace the package's weights.")] = True,
 ) -> None:
-    """Train the whole-picture expert on all pictures, and score each picture with its family left out."""
+    """Train the experts on the whole picture on all pictures, and score each picture with its family left out."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -138,15 +141,20 @@ def whole(
 
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    samples, features = training.read_all(samples_of(pictures, cache, (*TRAINING, "raw")), cache, "whole")
+    known = samples_of(pictures, cache, (*TRAINING, "made-equalised", "raw"))
+    samples, features = training.read_all(known, cache, "whole")
     home = np.array([folds[s.picture.sha256] for s in samples])
-    weights, unseen = training.cross_fit(features, samples, home)
-    out.mkdir(parents=True, exist_ok=True)
-    scores = {(s.variant, s.picture.sha256): [float(v)] for s, v in zip(samples, unseen, strict=True)}
-    write_scores(out / "scores.json", scores)
-    typer.echo(f"wrote {out / 'scores.json'}; {len(samples)} samples")
+    tensors = {}
+    for name, task in training.TASKS.items():
+        weights, unseen = training.cross_fit(task, features, samples, home)
+        tensors |= {f"{name}.{key}": value for key, value in weights.items()}
+        scores = {(s.variant, s.picture.sha256): [float(v)] for s, v in zip(samples, unseen, strict=True)}
+        (work / name).mkdir(parents=True, exist_ok=True)
+        write_scores(work / name / "scores.json", scores)
+        learnt = sum(task.learns(sample) for sample in samples)
+        typer.echo(f"wrote {work / name / 'scores.json'}; {len(samples)} samples, learnt from {learnt}")
     if ship:
-        save_file(weights, DATA / FILE, {"samples": str(len(samples))})
+        save_file(tensors, DATA / FILE)
         (DATA / FILE).chmod(0o644)
         typer.echo(f"wrote {DATA / FILE}")
 
@@ -161,6 +169,9 @@ def observe(
     ] = "signals",
     real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = REAL,
     synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = SYNTHETIC,
+    rest: Annotated[
+        bool, typer.Option(help="The pictures that are not looked at without this option.")
+    ] = False,
     part: str = "0/1",
     threads: int = 1,
 ) -> None:
@@ -171,7 +182,10 @@ def observe(
 
     pictures = load_manifest(data)
     index, count = share_of(part)
-    jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)[index::count]
+    jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)
+    if rest:
+        jobs = work.others(pictures, jobs, variant)
+    jobs = jobs[index::count]
     donors = work.donors_of(pictures, assign_folds(pictures, FOLDS))
     assistant = work.witnesses(load_settings(threads=threads, sandbox=False), witnesses)
     for line in work.observe(assistant, jobs, donors, out):

@@ -1,20 +1,48 @@
-"""Train the expert on the frozen tower: one linear layer on its cached statistics."""
+"""Train the experts on the frozen tower: one linear layer each on its cached class tokens.
+
+``whole`` learns synthetic against real pictures in both chains. ``edited`` learns found forgeries and ones made in code
+from the real pictures against these, all in the one fixed chain: each real picture stands on both sides, so what it
+shows and where it was found can't tell them apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmforensics.compact.whole import EDITED, WHOLE
 from vlmforensics.finetune.compact_label import Sample, sample_weights
 from vlmforensics.finetune.features import load_features
-from vlmforensics.types import LABELS
+from vlmforensics.types import LABELS, Label
 
-STRENGTH = 3e-3
-"""Inverse strength of the L2 penalty (scikit-learn's ``C``)."""
-SYNTHETIC = LABELS.index("synthetic")
+
+@dataclass(frozen=True)
+class Task:
+    """What an expert learns.
+
+    Attributes:
+        label: against *real*.
+        variants: of the pictures that it learns from; others are scored only.
+        strength: inverse strength of the L2 penalty (scikit-learn's ``C``).
+    """
+
+    label: Label
+    variants: tuple[str, ...]
+    strength: float
+
+    def learns(self, sample: Sample) -> bool:
+        """Whether it learns from this sample."""
+        return sample.variant in self.variants and LABELS[sample.label] in ("real", self.label)
+
+
+TASKS: Mapping[str, Task] = {
+    WHOLE: Task("synthetic", ("equalised", "augmented-1"), 3e-3),
+    EDITED: Task("tampered", ("equalised", "made-equalised"), 3e-4),
+}
 
 
 def read(samples: Sequence[Sample], cache: Path, name: str) -> NDArray[np.float32]:
@@ -35,20 +63,22 @@ def read_all(samples: Sequence[Sample], cache: Path, name: str) -> tuple[list[Sa
     return [sample for sample, _ in pairs], np.stack([row for _, row in pairs]).astype(np.float32)
 
 
-def fit(features: NDArray[np.float32], samples: Sequence[Sample]) -> dict[str, NDArray[np.float32]]:
-    """Weights of ``compact.whole``: synthetic against real; tampered pictures are left out.
+def fit(
+    task: Task, features: NDArray[np.float32], samples: Sequence[Sample]
+) -> dict[str, NDArray[np.float32]]:
+    """Weights of one layer of ``compact.whole``, from those samples that the task learns from.
 
     References:
         Pedregosa et al. 2011, scikit-learn (LogisticRegression).
     """
     from sklearn.linear_model import LogisticRegression
 
-    kept = np.array([LABELS[s.label] != "tampered" for s in samples])
+    kept = np.array([task.learns(sample) for sample in samples])
     chosen = [s for s, keep in zip(samples, kept, strict=True) if keep]
-    labels = np.array([s.label == SYNTHETIC for s in chosen])
+    labels = np.array([LABELS[s.label] == task.label for s in chosen])
     part = features[kept].astype(np.float64)
     mean, scale = part.mean(0), part.std(0) + 1e-6
-    model = LogisticRegression(C=STRENGTH, max_iter=300)
+    model = LogisticRegression(C=task.strength, max_iter=300)
     model.fit((part - mean) / scale, labels, sample_weight=sample_weights(chosen))
     return {
         "mean": mean.astype(np.float32),
@@ -59,27 +89,25 @@ def fit(features: NDArray[np.float32], samples: Sequence[Sample]) -> dict[str, N
 
 
 def apply(weights: dict[str, NDArray[np.float32]], features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log-odds of synthetic: float64 (n,)."""
+    """Log-odds of the task's label: float64 (n,)."""
     standard = (features.astype(np.float64) - weights["mean"]) / weights["scale"]
     return np.asarray(standard @ weights["weight"] + weights["bias"][0], dtype=np.float64)
 
 
 def cross_fit(
-    features: NDArray[np.float32], samples: Sequence[Sample], home: NDArray[np.int64]
+    task: Task, features: NDArray[np.float32], samples: Sequence[Sample], home: NDArray[np.int64]
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float64]]:
     """Weights from all samples, and each sample's score by weights that left its fold out.
 
     Args:
+        task: what is learnt.
         features: float32 (n, d).
-        samples: (n,); those of variant ``raw`` are scored and never trained on.
+        samples: (n,).
         home: fold of each sample.
     """
-    learnt = np.array([s.variant != "raw" for s in samples])
-
-    def fitted(rows: NDArray[np.bool_]) -> dict[str, NDArray[np.float32]]:
-        return fit(features[rows], [s for s, keep in zip(samples, rows, strict=True) if keep])
-
     unseen = np.zeros(len(samples))
     for fold in np.unique(home):
-        unseen[home == fold] = apply(fitted(learnt & (home != fold)), features[home == fold])
-    return fitted(learnt), unseen
+        others = home != fold
+        fitted = fit(task, features[others], [s for s, other in zip(samples, others, strict=True) if other])
+        unseen[~others] = apply(fitted, features[~others])
+    return fit(task, features, samples), unseen

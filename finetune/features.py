@@ -1,8 +1,9 @@
 """Cached features of labelled pictures: everything a frozen network or a fixed statistic says, computed once.
 
 A *variant* is one way of preparing every picture: ``raw`` (as found), ``equalised`` (one fixed chain), ``augmented-N``
-(the random chain, seed N), ``made-N`` (a forgery made from each real picture, then the random chain). Each variant
-is a folder of one small safetensors file per picture, so an interrupted run goes on where it stopped.
+(the random chain, seed N), ``made-N`` and ``made-equalised`` (a forgery made from each real picture, then one chain or
+the other). Each variant is a folder of one small safetensors file per picture, so an interrupted run goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlmforensics.compact.clip import Clip
 from vlmforensics.compact.tower import Tower, squash
-from vlmforensics.compact.whole import whole_statistics
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.pictures import Picture, augmented_file, equalised_file, rng_for
 from vlmforensics.finetune.tampering import tamper
@@ -45,7 +46,7 @@ class Features:
             (the linear-probe baseline).
         spectrum: float32 (d,), ``signals.spectrum_features``.
         runs: float32 (d,), ``signals.cooccurrence``.
-        whole: float32 (d,), ``compact.whole.whole_statistics``.
+        whole: float32 (9216,), ``compact.clip.Clip.read``, what the whole-picture expert reads.
     """
 
     patches: NDArray[np.float16]
@@ -69,8 +70,8 @@ def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings:
 
     Args:
         picture: which.
-        variant: ``raw``, ``equalised``, ``augmented-N`` or ``made-N``.
-        donors: real pictures of the same fold, for ``made-N``.
+        variant: ``raw``, ``equalised``, ``augmented-N``, ``made-N`` or ``made-equalised``.
+        donors: real pictures of the same fold, for forgeries.
         settings: limits of decoding.
     """
     case = open_case(picture.path, settings=settings)
@@ -83,18 +84,22 @@ def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings:
     top, left = max(0, (height - LONGEST) // 2), max(0, (width - LONGEST) // 2)
     pixels = np.ascontiguousarray(pixels[top : top + LONGEST, left : left + LONGEST])
     rng = rng_for(picture, variant)
-    kind, _, _ = variant.partition("-")
+    kind, _, chain = variant.partition("-")
     if kind == "augmented":
         return augmented_file(pixels, rng)
     if kind == "made":
         donor = open_case(donors[int(rng.integers(len(donors)))].path, settings=settings).upright
         forged = tamper(shrink_to(pixels, DONOR_SIDE), shrink_to(donor, DONOR_SIDE), rng)
-        return augmented_file(forged.pixels, rng, crop=False)
-    raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N or made-N")
+        return (
+            equalised_file(forged.pixels)
+            if chain == "equalised"
+            else augmented_file(forged.pixels, rng, crop=False)
+        )
+    raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N, made-N or made-equalised")
 
 
-def measure(tower: Tower, pixels: Pixels) -> Features:
-    """All features of one prepared picture, from two passes of the tower."""
+def measure(tower: Tower, clip: Clip, pixels: Pixels) -> Features:
+    """All features of one prepared picture, from a pass of each tower."""
     seen = tower.features([squash(pixels)])
     patches = np.concatenate([seen.patches[layer].reshape(256, -1) for layer in (4, 8, 10, 12)], axis=-1)
     last = seen.patches[12]
@@ -103,7 +108,7 @@ def measure(tower: Tower, pixels: Pixels) -> Features:
         last=np.concatenate([seen.cls[12][0], last.mean((1, 2))[0], last.std((1, 2))[0]]).astype(np.float32),
         spectrum=np.asarray(spectrum_features(pixels), np.float32),
         runs=cooccurrence_features(pixels),
-        whole=whole_statistics(tower, pixels),
+        whole=clip.read(pixels),
     )
 
 
@@ -143,6 +148,7 @@ def matrix_tiles() -> bool:
 
 def compute(
     tower: Tower,
+    clip: Clip,
     pictures: Sequence[Picture],
     folds: Sequence[int],
     cache: Path,
@@ -154,8 +160,9 @@ def compute(
     """Fill the cache of one variant; yields a progress line now and then.
 
     Args:
-        tower: the frozen tower.
-        pictures: all of them; ``made-N`` uses the real ones only.
+        tower: the language model's frozen tower.
+        clip: the expert's.
+        pictures: all of them; forgeries are made of the real ones only.
         folds: of each picture: a forgery's donor comes from the same fold.
         cache: folder.
         variant: see the module.
@@ -186,7 +193,7 @@ def compute(
                 pixels = open_case(data, settings=settings).upright
                 if min(pixels.shape[:2]) >= 112:
                     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):
-                        save_features(file, measure(tower, pixels))
+                        save_features(file, measure(tower, clip, pixels))
                 else:
                     skipped += 1
             except InputError as error:

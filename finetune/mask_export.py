@@ -32,7 +32,7 @@ from vlmforensics.finetune.mask_samples import (
     load_mask,
     load_pixels,
 )
-from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back
 from vlmforensics.imaging import resize_plane
 from vlmforensics.masks.head import MANIFEST, SCHEMA
 from vlmforensics.masks.network import MaskNetwork
@@ -44,8 +44,6 @@ from vlmforensics.types import CaseImage, Container, Grey, Pixels, Traces
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "masks.safetensors"
-FORGERIES = "tamper"
-"""First folder of found forgeries and their originals: for validation only, whatever their source."""
 LARGEST_SIDE_SHOWN = 2048
 """Found pictures with a longer side are left out of the classical comparison, which reads every pixel."""
 

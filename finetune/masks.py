@@ -37,7 +37,6 @@ from vlmforensics.errors import SettingsError
 from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.mask_export import (
     CLASSICAL,
-    FORGERIES,
     MapFunction,
     export,
     round_trip_half,
@@ -51,7 +50,7 @@ from vlmforensics.finetune.mask_samples import (
     TowerFunction,
     TraceFunction,
 )
-from vlmforensics.finetune.pictures import Picture, held_back, load_manifest, share_of
+from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest, share_of
 from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.masks.sam import to_frame
 from vlmforensics.settings import Settings

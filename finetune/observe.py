@@ -5,20 +5,19 @@ One JSON line per picture and variant, appended as it comes, so an interrupted r
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vlmforensics.assistant import Assistant, gate_features
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.features import prepare
-from vlmforensics.finetune.pictures import Picture, held_back
+from vlmforensics.finetune.journal import append, read_journal
+from vlmforensics.finetune.pictures import Picture, familiar_families
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.fusion.conformal import LabelScores
 from vlmforensics.settings import Settings, load_settings
@@ -78,11 +77,12 @@ def witnesses(settings: Settings, which: str) -> Assistant:
 def choose(
     pictures: Sequence[Picture], variants: Sequence[str], *, real: int, synthetic: int
 ) -> list[tuple[str, Picture]]:
-    """Pictures to observe, the first by hash of each source: real ones of held-back sources, synthetic, tampered."""
+    """Pictures to observe, the first by hash of each source: real ones of unfamiliar families, synthetic, tampered."""
+    familiar = familiar_families(pictures)
     taken: Counter[tuple[str, str]] = Counter()
     chosen = []
     for picture in sorted(pictures, key=lambda p: p.sha256):
-        most = {"real": real if held_back(picture.source) else 0, "synthetic": synthetic}.get(
+        most = {"real": 0 if picture.family in familiar else real, "synthetic": synthetic}.get(
             picture.label, 10**6
         )
         if taken[picture.label, picture.source] < most:
@@ -94,6 +94,15 @@ def choose(
         for picture in chosen
         if not variant.startswith("made") or picture.label == "real"
     ]
+
+
+def others(
+    pictures: Sequence[Picture], chosen: Sequence[tuple[str, Picture]], variants: Sequence[str]
+) -> list[tuple[str, Picture]]:
+    """The real and synthetic pictures that were not chosen, by hash, in each variant but forgeries."""
+    taken = {picture.sha256 for _, picture in chosen}
+    left = sorted((p for p in pictures if p.sha256 not in taken), key=lambda p: p.sha256)
+    return [(variant, picture) for variant in variants for picture in left]
 
 
 def donors_of(pictures: Sequence[Picture], folds: Sequence[int]) -> dict[str, list[Picture]]:
@@ -119,34 +128,31 @@ def observe(
         donors: sha256 of a picture → real pictures that a forgery made from it may borrow from.
         file: JSON lines; pictures that it already holds are left out.
     """
-    done = {(o.variant, o.sha256) for o in read_observations(file)} if file.exists() else set()
+    done = {(o.variant, o.sha256) for o in read_observations(file)}
     todo = [job for job in jobs if (job[0], job[1].sha256) not in done]
     settings = load_settings(sandbox=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with file.open("a", encoding="utf-8") as out:
-        for count, (variant, picture) in enumerate(todo, start=1):
-            try:
-                data = prepare(picture, variant, donors[picture.sha256], settings)
-                report = assistant.examine(data, file=picture.path.name, for_text=False)
-            except InputError as error:
-                yield f"left out {error}"
-                continue
-            patches = report.look.patches if report.look is not None else {}
-            line = {
-                "variant": variant,
-                "sha256": picture.sha256,
-                "readings": {
-                    item.source: [_short(item.score), [_short(v) for v in item.vector], item.code]
-                    for item in report.evidence
-                },
-                "features": [_short(v) for v in gate_features(patches)] if patches else [],
-                "failures": [failure.source for failure in report.failures],
-            }
-            out.write(json.dumps(line) + "\n")
-            out.flush()
-            if count % 50 == 0 or count == len(todo):
-                yield f"{count} of {len(todo)}, {count / (time.monotonic() - started):.2f} a second"
+    for count, (variant, picture) in enumerate(todo, start=1):
+        try:
+            data = prepare(picture, variant, donors[picture.sha256], settings)
+            report = assistant.examine(data, file=picture.path.name, for_text=False)
+        except InputError as error:
+            yield f"left out {error}"
+            continue
+        patches = report.look.patches if report.look is not None else {}
+        line = {
+            "variant": variant,
+            "sha256": picture.sha256,
+            "readings": {
+                item.source: [_short(item.score), [_short(v) for v in item.vector], item.code]
+                for item in report.evidence
+            },
+            "features": [_short(v) for v in gate_features(patches)] if patches else [],
+            "failures": [failure.source for failure in report.failures],
+        }
+        append(file, [line])
+        if count % 50 == 0 or count == len(todo):
+            yield f"{count} of {len(todo)}, {count / (time.monotonic() - started):.2f} a second"
 
 
 def _short(value: float | None) -> float | None:
@@ -154,13 +160,9 @@ def _short(value: float | None) -> float | None:
 
 
 def read_observations(file: Path) -> list[Observation]:
-    """Read what ``observe`` wrote; a torn last line is passed over."""
+    """Read what ``observe`` wrote; a torn last line is cut off."""
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue
+    for row in read_journal(file):
         readings = {
             name: Reading(score, tuple(vector), code)
             for name, (score, vector, code) in row["readings"].items()

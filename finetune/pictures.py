@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from vlmforensics.types import LABELS, Label, Pixels
 
 EQUAL_SIDE = 448
 EQUAL_QUALITY = 90
+FORGERIES = "tamper"
+"""First folder of the found forgeries and of their originals."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class Picture:
 
     @property
     def family(self) -> str:
-        """Sources that share a site, a photographer or prompts are one family and never straddle a split."""
+        """Sources that share a site, a photographer or prompts are one family and never straddle folds.
+
+        ``held_back`` goes by source, so there they may; see ``familiar_families``.
+        """
         return self.source.split("_")[0].removesuffix("art")
 
 
@@ -112,6 +117,14 @@ def assign_folds(pictures: Sequence[Picture], count: int) -> list[int]:
 def held_back(source: str) -> bool:
     """True for the sources that the blending detector and the mask head never train on (a fifth, by name's hash)."""
     return int(hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), 16) % 5 == 0
+
+
+def familiar_families(pictures: Iterable[Picture]) -> set[str]:
+    """Families that the blending detector and the mask head may know: they have a source that is not held back.
+
+    Found forgeries and their originals don't count, for neither was ever trained on one.
+    """
+    return {p.family for p in pictures if p.part != FORGERIES and not held_back(p.source)}
 
 
 def share_of(text: str) -> tuple[int, int]:

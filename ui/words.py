@@ -47,6 +47,7 @@ SOURCES: Mapping[str, str] = {
     "jpeg_crop": "JPEG crop",
     "npr": "Neighbouring pixels (NPR)",
     "whole": "Picture as a whole",
+    "edited": "Editing, picture as a whole",
     "noise": "Noise consistency",
     "spectrum": "Frequency spectrum",
     "upsampling": "Upsampling traces",

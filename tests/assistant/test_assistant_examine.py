@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vlmforensics.errors import CorruptImage, InputError, RemoteError, UnreadableFile
+from vlmforensics.fusion import DistanceGate
 from vlmforensics.report import to_record
 from vlmforensics.settings import Settings
 
@@ -146,6 +147,22 @@ def test_a_blank_picture_is_inconclusive_with_the_reason(fakes):
     verdict = fakes.make().examine(fakes.encode(blank, "PNG")).verdict
     assert verdict.abstained
     assert "blank" in verdict.abstention
+
+
+def test_where_the_look_broke_nothing_is_called_real(fakes, data):
+    """What reads the look, the mask head and the gate of distance, broke with it, whatever ``vlm`` itself weighs."""
+    gate = DistanceGate(np.zeros(2), np.zeros((1, 2)), np.ones(1), 1.0, 1.0, 10)
+    calibration = fakes.calibration()
+    object.__setattr__(calibration, "distance", gate)
+    object.__setattr__(
+        calibration, "sources", {name: own for name, own in calibration.sources.items() if name != "vlm"}
+    )
+    backbone = fakes.Backbone(error=RemoteError("no answer"))
+    report = fakes.make(backbone=backbone, calibration=calibration, masks=fakes.Masks()).examine(data)
+    assert [failure.source for failure in report.failures] == ["vlm", "mask"]
+    assert report.verdict.label == "inconclusive"
+    assert "could not look" in report.verdict.abstention
+    assert all(item.contribution == {"real": 0, "synthetic": 0, "tampered": 0} for item in report.evidence)
 
 
 def test_without_text_the_look_may_be_cheap(fakes, data):

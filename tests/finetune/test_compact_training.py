@@ -1,19 +1,25 @@
 """From cached features to calibration: what is left out of what."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from vlmforensics.finetune import calibrate, compact_whole, features
+from vlmforensics.errors import SettingsError
+from vlmforensics.finetune import calibrate, compact_label, compact_whole, features
+from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.compact_label import Sample, write_scores
 from vlmforensics.finetune.observe import Observation
-from vlmforensics.finetune.pictures import Picture, held_back, load_manifest
-from vlmforensics.fusion import Reading
+from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest
+from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.imaging import encode
 from vlmforensics.types import LABELS
 
 HELD = next(name for name in (f"source{i}" for i in range(99)) if held_back(name))
+TASK = compact_whole.TASKS["whole"]
 OPEN = next(name for name in (f"source{i}" for i in range(99)) if not held_back(name))
 
 
@@ -34,7 +40,7 @@ def test_unseen_scores_come_from_weights_without_the_family(tmp_path):
         Sample(picture(tmp_path, i % 256, LABELS[y], f"s{i % 7}"), "equalised", int(y))
         for i, y in enumerate(labels)
     ]
-    weights, unseen = compact_whole.cross_fit(table, samples, home)
+    weights, unseen = compact_whole.cross_fit(TASK, table, samples, home)
 
     def accuracy(scores):
         return float(np.mean((scores > 0) == labels))
@@ -54,33 +60,95 @@ def test_files_as_found_are_scored_but_never_trained_on(tmp_path):
     poisoned = table.copy()
     poisoned[:40] *= 100
     home = np.arange(80) % 4
-    one, _ = compact_whole.cross_fit(table, samples, home)
-    other, unseen = compact_whole.cross_fit(poisoned, samples, home)
+    one, _ = compact_whole.cross_fit(TASK, table, samples, home)
+    other, unseen = compact_whole.cross_fit(TASK, poisoned, samples, home)
     assert all(np.array_equal(one[key], other[key]) for key in one)
     assert np.isfinite(unseen).all()
     assert (unseen[:40] != 0).all()
 
 
+def test_each_expert_learns_its_own_question():
+    def learns(name, label, variant):
+        sample = Sample(picture(Path(), 1, label), variant, LABELS.index(label))
+        return compact_whole.TASKS[name].learns(sample)
+
+    assert learns("whole", "synthetic", "augmented-1")
+    assert not learns("whole", "tampered", "equalised")
+    assert learns("edited", "tampered", "equalised")
+    assert learns("edited", "tampered", "made-equalised")
+    assert not learns("edited", "synthetic", "equalised")
+    # forgeries in the random chain keep their frame and photographs don't: that must not tell them apart
+    assert not learns("edited", "tampered", "made-1")
+
+
 def test_scores_of_parts_are_found_in_their_folders(tmp_path):
     """A part that was trained with several groups left out has a folder for each."""
     known = picture(tmp_path, 1, source=HELD)
-    for folder, said in (("label-0", [-0.1, -3.0, -4.123456]), ("whole", [-2.0])):
+    for folder, said in (("label-0", [-0.1, -3.0, -4.123456]), ("whole", [-2.0]), ("edited", [0.5])):
         (tmp_path / folder).mkdir()
         write_scores(tmp_path / folder / "scores.json", {("augmented-1", known.sha256): said})
     (row,) = calibrate.load_rows([known], tmp_path, tmp_path, ["augmented-1"])
-    assert row.example.readings == {"vlm": calibrate.opinion([-0.1, -3.0, -4.12346]), "whole": Reading(-2.0)}
+    assert row.example.readings == {
+        "vlm": calibrate.opinion([-0.1, -3.0, -4.12346]), "whole": Reading(-2.0), "edited": Reading(0.5),
+    }  # fmt: skip
 
 
-def test_only_held_back_pictures_are_complete(tmp_path):
-    """The trained detectors saw the real pictures of the other sources, so there they may not testify."""
-    held, known = picture(tmp_path, 1, source=HELD), picture(tmp_path, 2, source=OPEN)
-    readings = {"mask": Reading(0.4), "noise": Reading(1.0), "whole": Reading(9.0)}
-    observations = [Observation("augmented-1", p.sha256, readings, ()) for p in (held, known)]
-    scores = {"whole": {("augmented-1", p.sha256): [0.5] for p in (held, known)}}
-    rows = calibrate.assemble([held, known], observations, scores, tmp_path, ["augmented-1"])
-    assert [row.example.complete for row in rows] == [True, False]
-    assert rows[0].example.readings == {"mask": Reading(0.4), "noise": Reading(1.0), "whole": Reading(0.5)}
-    assert rows[1].example.readings == {"noise": Reading(1.0), "whole": Reading(0.5)}
+def test_what_knows_a_family_says_nothing_of_its_pictures(tmp_path):
+    """The trained detectors saw the pictures of the other sources, so there they may not testify."""
+    numbers = range(99)
+    kin = next(f"{f}_{n}" for f in ("a", "b") for n in numbers if held_back(f"{f}_{n}"))
+    known = next(f"{kin[0]}_{n}" for n in numbers if not held_back(f"{kin[0]}_{n}"))
+    pictures = [
+        picture(tmp_path, 1, "real", HELD),
+        picture(tmp_path, 2, "real", OPEN),
+        picture(tmp_path, 3, "synthetic", known),
+        picture(tmp_path, 4, "real", kin),  # held back itself, but its family is not
+        picture(tmp_path, 5, "tampered", OPEN),
+    ]
+    pictures[-1] = replace(pictures[-1], part=FORGERIES)
+    readings = {
+        "mask": Reading(0.4),
+        "blending": Reading(0.1),
+        "spectrum": Reading(1.0),
+        "whole": Reading(9.0),
+    }
+    observations = [Observation("augmented-1", p.sha256, readings, ()) for p in pictures]
+    scores = {"whole": {("augmented-1", p.sha256): [0.5] for p in pictures}}
+    rows = calibrate.assemble(pictures, observations, scores, tmp_path, ["augmented-1"])
+    assert ["mask" in row.example.readings for row in rows] == [True, False, False, False, True]
+    assert ["blending" in row.example.readings for row in rows] == [True, False, False, False, True]
+    assert all(row.example.readings["whole"] == Reading(0.5) for row in rows)
+
+
+def test_a_picture_is_complete_where_experts_and_signals_spoke(tmp_path):
+    pictures = [picture(tmp_path, n) for n in range(3)]
+    said = ({"spectrum": Reading(1.0)}, {"spectrum": Reading(1.0)}, {"mask": Reading(0.4)})
+    observations = [
+        Observation("augmented-1", p.sha256, own, ()) for p, own in zip(pictures, said, strict=True)
+    ]
+    scores = {"whole": {("augmented-1", p.sha256): [0.5] for p in pictures[::2]}}
+    rows = calibrate.assemble(pictures, observations, scores, tmp_path, ["augmented-1"])
+    assert [row.example.complete for row in rows] == [True, False, False]
+
+
+def test_what_calibration_leaves_out_weighs_next_to_nothing():
+    """Most pictures of the shipped calibration are without the two detectors' word, which may not matter then."""
+    shipped = Calibration.load()
+    for name in calibrate.TRAINED_ONCE:
+        assert shipped.sources[name].weight * shipped.sources[name].reach < 0.1
+
+
+def test_label_training_goes_on_with_its_own_recipe_and_pictures_only(tmp_path):
+    """Weights that another group was left out of would be resumed otherwise, and judge what they trained on."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    optimiser = torch.optim.AdamW([weight])
+    samples = [Sample(picture(tmp_path, n), "equalised", 0) for n in range(2)]
+    own = {"recipe": {"seed": 0}, "samples": compact_label.digest_of(samples)}
+    save_state(tmp_path, {"weight": weight}, optimiser, {"step": 40, "curve": [], **own})
+    assert load_state(tmp_path, {"weight": weight}, optimiser, own)["step"] == 40
+    for other in (own | {"recipe": {"seed": 1}}, own | {"samples": compact_label.digest_of(samples[::-1])}):
+        with pytest.raises(SettingsError):
+            load_state(tmp_path, {"weight": weight}, optimiser, other)
 
 
 @pytest.fixture
@@ -101,13 +169,15 @@ def test_forgeries_are_the_same_whoever_computes_them(manifest, tmp_path, monkey
     monkeypatch.setattr(
         features,
         "measure",
-        lambda _, pixels: features.Features(*[pixels.astype(np.float32).mean((0, 1))] * 5),
+        lambda _, __, pixels: features.Features(*[pixels.astype(np.float32).mean((0, 1))] * 5),
     )
     folds = [0] * len(manifest)
     whole, part = tmp_path / "whole", tmp_path / "part"
-    list(features.compute(None, manifest, folds, whole, "made-1"))
+    list(features.compute(None, None, manifest, folds, whole, "made-1"))
+    list(features.compute(None, None, manifest, folds, whole, "made-equalised"))
+    assert all(features.load_features(whole, "made-equalised", p, ["whole"]) for p in manifest)
     chosen = manifest[2]
-    list(features.compute(None, manifest, folds, part, "made-1", only={chosen.sha256}))
+    list(features.compute(None, None, manifest, folds, part, "made-1", only={chosen.sha256}))
     names = ["whole"]
     assert [features.load_features(part, "made-1", p, names) is not None for p in manifest] == [
         p is chosen for p in manifest
@@ -119,12 +189,12 @@ def test_forgeries_are_the_same_whoever_computes_them(manifest, tmp_path, monkey
 def test_computing_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     seen = []
 
-    def measure(_, pixels):
+    def measure(_, __, pixels):
         seen.append(pixels.shape)
         return features.Features(*[np.zeros(1, np.float32)] * 5)
 
     monkeypatch.setattr(features, "measure", measure)
-    list(features.compute(None, manifest, [0] * 6, tmp_path, "equalised", part=(0, 2)))
+    list(features.compute(None, None, manifest, [0] * 6, tmp_path, "equalised", part=(0, 2)))
     assert len(seen) == 3
-    list(features.compute(None, manifest, [0] * 6, tmp_path, "equalised"))
+    list(features.compute(None, None, manifest, [0] * 6, tmp_path, "equalised"))
     assert len(seen) == 6

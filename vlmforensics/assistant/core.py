@@ -29,7 +29,7 @@ from vlmforensics.assistant.parts import (
     load_parts,
 )
 from vlmforensics.errors import VlmForensicsError
-from vlmforensics.fusion.gates import Gate, pixel_gates
+from vlmforensics.fusion.gates import UNSEEN, Gate, pixel_gates
 from vlmforensics.report.ledger import Ledger, file_digest
 from vlmforensics.report.record import error_record, to_record
 from vlmforensics.settings import Settings, load_settings
@@ -271,7 +271,10 @@ class Assistant:
 
     def _locate(self, work: _Examination, look: Look | None) -> tuple[Mask | None, list[Evidence]]:
         head, tower, pixels = self._parts.masks, self._parts.tower, work.case.upright
-        if head is None or (look is None and tower is None):
+        if head is None:
+            return None, []
+        if look is None and tower is None:
+            work.failures.append(SourceFailure("mask", "look", "the model's look, which it reads, broke"))
             return None, []
         # the head was trained beside one tower; another model's states and opinions mean nothing to it
         own = look if tower is None else None
@@ -322,7 +325,11 @@ class Assistant:
         """Reasons not to decide: the pixels' own, and distance from calibration in the tower's features."""
         found = pixel_gates(case.upright)
         distance = self._calibration.distance
-        if distance is None or look is None or not look.patches or self._parts.tower is not None:
+        if distance is None or self._parts.tower is not None:
+            return found
+        if look is None:
+            return (*found, UNSEEN)
+        if not look.patches:
             return found
         far = distance(gate_features(look.patches))
         return found if far is None else (*found, far)

@@ -184,7 +184,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
             calibration = replace(calibration, sources=others)
         return Parts(
             backbone=backbone,
-            sources=[*load_sources(settings), *_expert(tower, calibration)],
+            sources=[*load_sources(settings), *_expert(settings, device, calibration)],
             blending=BlendingDetector.load(settings, device=device),
             masks=_masks(own_masks, settings, device),
             calibration=calibration,
@@ -221,13 +221,14 @@ def _patches_of(tower: Tower) -> TowerPatches:
     return patches
 
 
-def _expert(tower: Tower, calibration: Calibration) -> list[EvidenceSource]:
-    """The witness that reads the tower's features, or none where an unfinished installation lacks it."""
+def _expert(settings: Settings, device: str, calibration: Calibration) -> list[EvidenceSource]:
+    """The witness of the two experts on the picture as a whole, or none where an unfinished installation lacks it."""
+    from vlmforensics.compact import clip
     from vlmforensics.compact.shipped import DATA
-    from vlmforensics.compact.whole import FILE, WholeExpert, load_whole
+    from vlmforensics.compact.whole import EXPERTS, FILE, load_experts
 
     if (DATA / FILE).is_file():
-        return [load_whole(tower, DATA / FILE)]
-    if WholeExpert.name in calibration.sources:
+        return [load_experts(clip.load(settings, device), DATA / FILE)]
+    if any(name in calibration.sources for name in EXPERTS):
         raise WeightsUnavailable(f"the weights {DATA / FILE} are missing: reinstall vlmforensics")
     return []

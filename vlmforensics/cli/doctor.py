@@ -35,7 +35,7 @@ class Check:
     says: str
 
 
-_MODELS = {"compact": 157_000_000, "llava-1.5-7b": 7_063_427_072, "fakevlm": 7_063_427_072}
+_MODELS = {"compact": 243_000_000, "llava-1.5-7b": 7_063_427_072, "fakevlm": 7_063_427_072}
 """Parameters of the models by name."""
 
 

