@@ -126,8 +126,7 @@ class Assistant:
         self._parts = Parts(backbone, tuple(sources), blending, masks, calibration, tower, calibrated_as)
         self._calibration = calibration_for(calibrated_as, calibration)
         self.model: ModelInfo = describe(self._parts, self.settings)
-        # one thread of our own beside the networks' on a small machine; more bring nothing to a dozen short
-        # sources
+        # one thread of our own beside the networks' on a small machine; more bring nothing to a dozen short sources
         workers = 0 if self.settings.threads == 1 else min(4, max(1, (os.cpu_count() or 1) - 1))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="signals") if workers else None
 
@@ -136,25 +135,16 @@ class Assistant:
         """Load a model with everything around it.
 
         Args:
-            model: ``compact`` (any CPU), ``llava-1.5-7b``, ``fakevlm``, a checkpoint folder, or
-                ``http(s)://…/v1``; None takes the settings' model.
+            model: ``compact``, ``llava-1.5-7b``, ``fakevlm``, a checkpoint folder, ``http(s)://…/v1``; None: as set.
             settings: None reads ``VLMF_*`` variables over the defaults.
 
         Raises:
             ModelError: weights that can't be had or don't fit.
         """
         settings = load_settings() if settings is None else settings
-        parts = load_parts(model or settings.model, settings)
-        return cls(
-            parts.backbone,
-            parts.sources,
-            parts.blending,
-            parts.masks,
-            parts.calibration,
-            settings,
-            tower=parts.tower,
-            calibrated_as=parts.calibrated_as,
-        )
+        p = load_parts(model or settings.model, settings)
+        witnesses = (p.backbone, p.sources, p.blending, p.masks)
+        return cls(*witnesses, p.calibration, settings, tower=p.tower, calibrated_as=p.calibrated_as)
 
     @property
     def backbone(self) -> Backbone:
@@ -287,9 +277,9 @@ class Assistant:
                     seg=own.seg if own is not None else None,
                     label_log_probs=own.log_probs if own is not None else None,
                 )
-                said = head.evidence(mask, pixels.shape)
                 # a mask without a region is told as evidence, but there is nothing to draw
-                return mask if mask is not None and mask.binary.any() else None, said
+                drawn = mask if mask is not None and mask.binary.any() else None
+                return drawn, head.evidence(mask, pixels.shape)
             except Exception as error:  # noqa: BLE001 - see _collect_sources
                 work.fail("mask", error)
                 return None, []
@@ -329,9 +319,7 @@ class Assistant:
             return found
         if look is None:
             return (*found, UNSEEN)
-        if not look.patches:
-            return found
-        far = distance(gate_features(look.patches))
+        far = distance(gate_features(look.patches)) if look.patches else None
         return found if far is None else (*found, far)
 
     def _said(self, look: Look | None) -> list[Evidence]:
