@@ -144,7 +144,7 @@ def experts(
     known = samples_of(pictures, cache, (*TRAINING, "made-equalised", "raw"))
     samples, features = training.read_all(known, cache, "whole")
     home = np.array([folds[s.picture.sha256] for s in samples])
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, task in training.TASKS.items():
         weights, unseen = training.cross_fit(task, features, samples, home)
         tensors |= {f"{name}.{key}": value for key, value in weights.items()}
