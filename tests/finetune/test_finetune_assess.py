@@ -155,7 +155,8 @@ def test_the_command_assesses_a_checkpoint_folder(pictures, tmp_path, monkeypatc
     from vlmforensics.finetune.cli import app
 
     rows = [
-        {"path": p.image.name, "label": p.label, "source": p.source, "sha256": "0" * 64} for p in pictures
+        {"path": p.image.name, "label": p.label, "source": p.source, "sha256": f"{place:064x}"}
+        for place, p in enumerate(pictures)
     ]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(vlm, "load_backbone", lambda name, settings: Seer())
