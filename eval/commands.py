@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -200,16 +199,14 @@ def calibrate(
 
 
 def _settings(model: str, alpha: float | None, calibration: Path | None, device: str | None) -> Settings:
-    from vlmforensics.settings import load_settings
+    from vlmforensics.settings import load_settings, remote_by_name
 
-    # Naming an address allows it, unless the environment forbids it.
-    allowed = urlsplit(model).scheme in ("http", "https") and "VLMF_REMOTE_ENABLED" not in os.environ
     arguments: dict[str, Any] = {
         "model": model,
         "alpha": alpha,
         "calibration": None if calibration is None else str(calibration),
         "device": device,
-        "remote_enabled": allowed or None,
+        "remote_enabled": remote_by_name(model),
     }
     return load_settings(**arguments)
 

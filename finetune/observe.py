@@ -99,7 +99,7 @@ def choose(
 def others(
     pictures: Sequence[Picture], chosen: Sequence[tuple[str, Picture]], variants: Sequence[str]
 ) -> list[tuple[str, Picture]]:
-    """The real and synthetic pictures that were not chosen, by hash, in each variant but forgeries."""
+    """The pictures that were not chosen, real and synthetic ones, by hash, in each variant."""
     taken = {picture.sha256 for _, picture in chosen}
     left = sorted((p for p in pictures if p.sha256 not in taken), key=lambda p: p.sha256)
     return [(variant, picture) for variant in variants for picture in left]

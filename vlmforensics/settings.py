@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
 
@@ -125,6 +126,12 @@ def _parse(name: str, type_name: str, value: object) -> object:
 
 _NO_SETTINGS = {"VLMF_HOME", "VLMF_REMOTE_KEY"}
 """The cache's folder, and the remote backbone's key, which is read where it is sent and kept nowhere."""
+
+
+def remote_by_name(model: str | None) -> bool | None:
+    """What a command's ``remote_enabled`` is: naming an address allows it, unless the environment says something."""
+    named = model is not None and urlsplit(model).scheme in ("http", "https")
+    return True if named and "VLMF_REMOTE_ENABLED" not in os.environ else None
 
 
 def load_settings(

@@ -85,10 +85,9 @@ def settings_of(
     quantize: str | None = None,
 ) -> Settings:
     """Merge the options that were given over variables, file and defaults."""
-    from vlmforensics.settings import load_settings
+    from vlmforensics.settings import load_settings, remote_by_name
 
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "") not in {"", "0"}
-    named = model is not None and urlsplit(model).scheme in ("http", "https")
     return load_settings(
         file,
         model=model,
@@ -99,8 +98,7 @@ def settings_of(
         threads=threads,
         adapter=None if adapter is None else str(adapter),
         quantize=quantize,
-        # Naming an address allows it, unless the environment forbids it.
-        remote_enabled=True if named and "VLMF_REMOTE_ENABLED" not in os.environ else None,
+        remote_enabled=remote_by_name(model),
     )
 
 
