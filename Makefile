@@ -45,8 +45,9 @@ contracts: install  ## which room may import which
 
 eval: weights  ## every figure of README and model card from DATA, two processes; goes on where it stopped
 	@pids=; for part in 0 1; do OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 sh -ec ' \
-	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 \
-	    --variant equalised --variant augmented-1 --variant made-equalised; \
+	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --variant equalised; \
+	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --feature whole \
+	    --variant augmented-1 --variant made-equalised; \
 	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --chosen --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
 	    --witnesses all --variant augmented-1 --variant equalised --variant made-1; \

@@ -87,27 +87,35 @@ class Bench:
         """
         small = _standard(_resized(pixels, layout.SIDE))
         streams = run_tower(self.parts.tower.module, small, layout.FEATURE_LAYERS)
-        states = trunk_states(self.parts.model, embed(self.parts.model, join(streams), ids), None)
-        logits = self.parts.head(state_at(states, ids, self.parts.tokens.cls))[0]
+        cls = self.parts.tokens.cls
+        readings = self._readings(pixels)
+        supplement = (cls, self.parts.readings(readings[None]))
+        states = trunk_states(self.parts.model, embed(self.parts.model, join(streams), ids, supplement), None)
+        logits = self.parts.head(state_at(states, ids, cls))[0]
         total: torch.Tensor = logits[1] - logits[0]
         if self.expert is None:
             return total
+        first = whole.EXPERTS.index(whole.WHOLE)
         if not both:
-            return total + self._expert_score(pixels)
+            return total + readings[first]
         mirrored = pixels[(..., *whole.centre(*pixels.shape[2:]))].flip(-1)  # whole.second_view
-        for view in (pixels, mirrored):
-            total = total + self._expert_score(view).clamp(-CREDIBLE, CREDIBLE)
+        for score in (readings[first], self._readings(mirrored)[first]):
+            total = total + score.clamp(-CREDIBLE, CREDIBLE)
         return total
 
-    def _expert_score(self, pixels: torch.Tensor) -> torch.Tensor:
-        """``whole``'s score of ``Clip.read``, in torch."""
+    def _readings(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What the experts say of ``Clip.read``, in torch: (2,), in the order of ``EXPERTS``; zeros without them."""
+        if self.expert is None:
+            return torch.zeros(len(whole.EXPERTS))
         features = self.expert.tower.class_tokens(_resized(pixels, clip.SIDE))[0]
-        layer = {
-            key: torch.from_numpy(value).float()
-            for key, value in vars(self.expert.layers[whole.WHOLE]).items()
-        }
-        score: torch.Tensor = ((features - layer["mean"]) / layer["scale"]) @ layer["weight"]
-        return score + layer["bias"][0]
+        scores = []
+        for name in whole.EXPERTS:
+            layer = {
+                key: torch.from_numpy(value).float() for key, value in vars(self.expert.layers[name]).items()
+            }
+            score = ((features - layer["mean"]) / layer["scale"]) @ layer["weight"] + layer["bias"][0]
+            scores.append(score)
+        return torch.stack(scores)
 
     def pgd(self, pixels: Pixels, wanted: str, epsilon: int, steps: int, *, both: bool = False) -> Pixels:
         """Projected gradient descent in the L∞ ball of ``epsilon`` steps of 255 around ``pixels`` (Madry et al. 2018).

@@ -53,6 +53,24 @@ def page(docs: Annotated[Path, typer.Option(help="Where model-card.md goes.")] =
 
 
 @app.command()
+def label(
+    data: Annotated[Path, typer.Option(help="Folder with manifest.jsonl and the pictures.")],
+    work: Annotated[
+        Path, typer.Option(help="Folder with a folder of scores for each group left out.")
+    ] = Path("runs/label"),
+) -> None:
+    """Figures of the language model's own label on families left out, from what `finetune label` stored."""
+    from vlmforensics.eval import label as figures
+    from vlmforensics.eval.card import save
+    from vlmforensics.finetune.pictures import load_manifest
+
+    result = figures.figures(load_manifest(data), work)
+    save(result, ROOT / "results" / "label.json")
+    for line in figures.table(result):
+        typer.echo(line)
+
+
+@app.command()
 def signals(
     data: Annotated[Path, typer.Option(help="Folder with manifest.jsonl and the pictures.")],
     observed: Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -213,11 +212,10 @@ def _settings(model: str, alpha: float | None, calibration: Path | None, device:
 
 def _load(settings: Settings) -> Assistant:
     from vlmforensics.assistant import Assistant
+    from vlmforensics.settings import where_pictures_go
 
-    address = urlsplit(settings.model)
-    if address.scheme in ("http", "https"):
-        open_ = address.scheme == "http" and address.hostname not in ("localhost", "127.0.0.1", "::1")
-        typer.echo(f"pictures are sent to {settings.model}{', unencrypted' if open_ else ''}", err=True)
+    if notice := where_pictures_go(settings.model):
+        typer.echo(notice, err=True)
     return Assistant.load(settings.model, settings=settings)
 
 

@@ -37,12 +37,15 @@ def prepare(
     chosen: Annotated[
         bool, typer.Option(help="Only the pictures that calibration and the card look at.")
     ] = False,
+    feature: Annotated[
+        list[str] | None, typer.Option(help="Only this feature, as `whole` for the experts; may be repeated.")
+    ] = None,
     threads: int = 1,
 ) -> None:
     """Compute and cache what the frozen towers and the fixed statistics say of every picture; resumes by itself."""
     from vlmforensics.compact import clip
     from vlmforensics.compact.assembly import build_base
-    from vlmforensics.finetune.features import compute
+    from vlmforensics.finetune.features import NAMES, compute
     from vlmforensics.finetune.observe import choose
     from vlmforensics.finetune.pictures import assign_folds, load_manifest, share_of
     from vlmforensics.settings import load_settings
@@ -55,7 +58,18 @@ def prepare(
     settings = load_settings(threads=threads)
     tower, expert = build_base(settings).tower, clip.load(settings)
     for name in variant:
-        for line in compute(tower, expert, pictures, folds, cache, name, part=share_of(part), only=only):
+        job = compute(
+            tower,
+            expert,
+            pictures,
+            folds,
+            cache,
+            name,
+            part=share_of(part),
+            only=only,
+            names=feature or NAMES,
+        )
+        for line in job:
             typer.echo(line)
 
 
@@ -81,36 +95,42 @@ def label(
     resume: bool = True,
 ) -> None:
     """Train the compact model's label path, see ``compact_label``; goes on from a checkpoint of the same run."""
-    import logging
+    import numpy as np
 
     from vlmforensics.compact.assembly import build_base
     from vlmforensics.compact.shipped import DATA, save_shipped
     from vlmforensics.finetune import compact_label as training
+    from vlmforensics.finetune import compact_whole
     from vlmforensics.finetune.observe import choose
     from vlmforensics.finetune.pictures import assign_folds, load_manifest
+    from vlmforensics.finetune.progress import show_progress
     from vlmforensics.settings import load_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    show_progress()
     pictures = load_manifest(data)
     folds = dict(zip((p.sha256 for p in pictures), assign_folds(pictures, FOLDS), strict=True))
-    samples = training.samples_of(pictures, cache, (*TRAINING, "raw"))
     omitted = GROUPS[left_out] if left_out >= 0 else ()
-    train = [s for s in samples if s.variant != "raw" and folds[s.picture.sha256] not in omitted]
+    known = training.samples_of(pictures, cache, (*TRAINING, "made-equalised"))
+    samples, features = compact_whole.read_all(known, cache, "whole")
+    home = np.array([folds[s.picture.sha256] for s in samples])
+    tasks = compact_whole.TASKS.values()
+    readings = np.stack(
+        [compact_whole.unseen_scores(task, features, samples, home, omitted) for task in tasks], axis=1
+    )
+    del features
+    asked = np.array([s.variant in TRAINING for s in samples])
+    learnt, tested = (np.flatnonzero(asked & (np.isin(home, omitted) == held)) for held in (False, True))
+    train, test = ([samples[i] for i in rows] for rows in (learnt, tested))
     recipe = training.LabelRecipe(label_epochs=epochs, seed=seed)
     parts = build_base(load_settings(threads=threads), seed=seed)
-    training.train_label(parts, training.Memory(train, cache), train, recipe, out, resume=resume)
+    memory = training.Memory(train, cache, readings[learnt])
+    training.train_label(parts, memory, train, recipe, out, resume=resume)
     if omitted:
-        wanted = {
-            (variant, p.sha256)
-            for variant, p in choose(pictures, (*TRAINING, "raw"), real=REAL, synthetic=SYNTHETIC)
-        }
-        test = [
-            s
-            for s in samples
-            if folds[s.picture.sha256] in omitted and (s.variant, s.picture.sha256) in wanted
-        ]
-        training.write_scores(out / "scores.json", training.score(parts, cache, test))
+        training.write_scores(out / "scores.json", training.score(parts, cache, test, readings[tested]))
+        few = {(v, p.sha256) for v, p in choose(pictures, ["equalised"], real=REAL, synthetic=SYNTHETIC)}
+        some = [s for s in test if (s.variant, s.picture.sha256) in few]
+        training.write_scores(out / "alone.json", training.score(parts, cache, some))
+        typer.echo(f"wrote scores of {len(test)} samples, and of {len(some)} without readings, into {out}")
         return
     facts = {
         "command": f"vlmforensics finetune label --epochs {epochs:g} --seed {seed}",
@@ -118,7 +138,7 @@ def label(
         "variants": list(TRAINING),
         "recipe": vars(recipe),
     }
-    save_shipped(DATA, parts, version="1", training=facts)
+    save_shipped(DATA, parts, version="2", training=facts)
     typer.echo(f"wrote {DATA}")
 
 
@@ -146,7 +166,8 @@ def experts(
     home = np.array([folds[s.picture.sha256] for s in samples])
     tensors: dict[str, np.ndarray] = {}
     for name, task in training.TASKS.items():
-        weights, unseen = training.cross_fit(task, features, samples, home)
+        weights = training.fit(task, features, samples)
+        unseen = training.unseen_scores(task, features, samples, home)
         tensors |= {f"{name}.{key}": value for key, value in weights.items()}
         scores = {(s.variant, s.picture.sha256): [float(v)] for s, v in zip(samples, unseen, strict=True)}
         (work / name).mkdir(parents=True, exist_ok=True)

@@ -94,20 +94,27 @@ def apply(weights: dict[str, NDArray[np.float32]], features: NDArray[np.float32]
     return np.asarray(standard @ weights["weight"] + weights["bias"][0], dtype=np.float64)
 
 
-def cross_fit(
-    task: Task, features: NDArray[np.float32], samples: Sequence[Sample], home: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float64]]:
-    """Weights from all samples, and each sample's score by weights that left its fold out.
+def unseen_scores(
+    task: Task,
+    features: NDArray[np.float32],
+    samples: Sequence[Sample],
+    home: NDArray[np.int64],
+    omitted: Sequence[int] = (),
+) -> NDArray[np.float64]:
+    """Each sample's score by weights that left its fold out, and the omitted folds too: float64 (n,).
 
     Args:
         task: what is learnt.
         features: float32 (n, d).
         samples: (n,).
         home: fold of each sample.
+        omitted: folds that nothing is learnt from, for a model on top of the scores that is tested on them.
     """
+    kept = ~np.isin(home, omitted)
+    groups = [home == fold for fold in np.unique(home[kept])] + ([~kept] if omitted else [])
     unseen = np.zeros(len(samples))
-    for fold in np.unique(home):
-        others = home != fold
+    for group in groups:
+        others = kept & ~group
         fitted = fit(task, features[others], [s for s, other in zip(samples, others, strict=True) if other])
-        unseen[~others] = apply(fitted, features[~others])
-    return fit(task, features, samples), unseen
+        unseen[group] = apply(fitted, features[group])
+    return unseen

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,24 +35,16 @@ LONGEST = 2048
 DONOR_SIDE = 1024
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Features of one picture in one variant.
+NAMES = ("patches", "last", "spectrum", "runs", "whole")
+"""Features of one picture in one variant:
 
-    Attributes:
-        patches: float16 (256, 1536), what the projector reads (whole picture at 224 × 224).
-        last: float32 (1152,), last tower layer of the whole picture: class token, patch mean, patch deviation
-            (the linear-probe baseline).
-        spectrum: float32 (d,), ``signals.spectrum_features``.
-        runs: float32 (d,), ``signals.cooccurrence``.
-        whole: float32 (9216,), ``compact.clip.Clip.read``, what the whole-picture expert reads.
-    """
-
-    patches: NDArray[np.float16]
-    last: NDArray[np.float32]
-    spectrum: NDArray[np.float32]
-    runs: NDArray[np.float32]
-    whole: NDArray[np.float32]
+- ``patches``: float16 (256, 1536), what the projector reads (whole picture at 224 × 224).
+- ``last``: float32 (1152,), last tower layer of the whole picture: class token, patch mean, patch deviation (the
+  linear-probe baseline).
+- ``spectrum``: float32 (d,), ``signals.spectrum_features``.
+- ``runs``: float32 (d,), ``signals.cooccurrence``.
+- ``whole``: float32 (9216,), ``compact.clip.Clip.read``, what the experts read.
+"""
 
 
 def shrink_to(pixels: Pixels, side: int) -> Pixels:
@@ -98,33 +89,48 @@ def prepare(picture: Picture, variant: str, donors: Sequence[Picture], settings:
     raise SettingsError(f"unknown variant {variant!r}: raw, equalised, augmented-N, made-N or made-equalised")
 
 
-def measure(tower: Tower, clip: Clip, pixels: Pixels) -> Features:
-    """All features of one prepared picture, from a pass of each tower."""
-    seen = tower.features([squash(pixels)])
-    patches = np.concatenate([seen.patches[layer].reshape(256, -1) for layer in (4, 8, 10, 12)], axis=-1)
-    last = seen.patches[12]
-    return Features(
-        patches=patches.astype(np.float16),
-        last=np.concatenate([seen.cls[12][0], last.mean((1, 2))[0], last.std((1, 2))[0]]).astype(np.float32),
-        spectrum=np.asarray(spectrum_features(pixels), np.float32),
-        runs=cooccurrence_features(pixels),
-        whole=clip.read(pixels),
-    )
+def measure(tower: Tower, clip: Clip, pixels: Pixels, names: Collection[str] = NAMES) -> dict[str, Any]:
+    """The named features of one prepared picture, from at most one pass of each tower."""
+    found: dict[str, Any] = {}
+    if {"patches", "last"} & set(names):
+        seen = tower.features([squash(pixels)])
+        layers = [seen.patches[layer].reshape(256, -1) for layer in (4, 8, 10, 12)]
+        found["patches"] = np.concatenate(layers, axis=-1).astype(np.float16)
+        last = seen.patches[12]
+        parts = [seen.cls[12][0], last.mean((1, 2))[0], last.std((1, 2))[0]]
+        found["last"] = np.concatenate(parts).astype(np.float32)
+    if "spectrum" in names:
+        found["spectrum"] = np.asarray(spectrum_features(pixels), np.float32)
+    if "runs" in names:
+        found["runs"] = cooccurrence_features(pixels)
+    if "whole" in names:
+        found["whole"] = clip.read(pixels)
+    return {name: found[name] for name in names}
 
 
-def save_features(file: Path, features: Features) -> None:
+def save_features(file: Path, features: Mapping[str, NDArray[Any]]) -> None:
     """Write atomically."""
     from safetensors.numpy import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}.part")
-    save_file({name: np.ascontiguousarray(value) for name, value in vars(features).items()}, part)
+    save_file({name: np.ascontiguousarray(value) for name, value in features.items()}, part)
     part.replace(file)
 
 
 def feature_file(cache: Path, variant: str, picture: Picture) -> Path:
     """Where the features of one picture lie."""
     return cache / variant / f"{picture.sha256[:24]}.safetensors"
+
+
+def stored(file: Path) -> list[str]:
+    """Names of the features that a file holds; none where there is no such file."""
+    from safetensors import safe_open
+
+    if not file.exists():
+        return []
+    with safe_open(file, framework="numpy") as tensors:
+        return sorted(tensors.keys())
 
 
 def load_features(cache: Path, variant: str, picture: Picture, names: Sequence[str]) -> dict[str, Any] | None:
@@ -156,6 +162,7 @@ def compute(
     *,
     part: tuple[int, int] = (0, 1),
     only: Collection[str] | None = None,
+    names: Collection[str] = NAMES,
 ) -> Iterator[str]:
     """Fill the cache of one variant; yields a progress line now and then.
 
@@ -168,7 +175,13 @@ def compute(
         variant: see the module.
         part: (index, count), to split the work over processes.
         only: SHA-256 of the pictures to compute; all by default. The rest may still lend parts to forgeries.
+        names: of the features wanted; what a picture has already of others is kept.
+
+    Raises:
+        SettingsError: no such feature or variant.
     """
+    if unknown := sorted(set(names) - set(NAMES)):
+        raise SettingsError(f"there are no features {unknown[0]!r}, but {', '.join(NAMES)}")
     settings = load_settings(sandbox=False)
     made = variant.startswith("made")
     todo = [
@@ -187,13 +200,17 @@ def compute(
     for done, index in enumerate(todo, start=1):
         picture = pictures[index]
         file = feature_file(cache, variant, picture)
-        if not file.exists():
+        missing = [name for name in NAMES if name in names and name not in stored(file)]
+        if missing:
             try:
                 data = prepare(picture, variant, donors[folds[index]], settings)
                 pixels = open_case(data, settings=settings).upright
                 if min(pixels.shape[:2]) >= 112:
                     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):
-                        save_features(file, measure(tower, clip, pixels))
+                        found = measure(tower, clip, pixels, missing)
+                    save_features(
+                        file, {**(load_features(cache, variant, picture, stored(file)) or {}), **found}
+                    )
                 else:
                     skipped += 1
             except InputError as error:

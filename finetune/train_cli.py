@@ -48,15 +48,14 @@ def train(
 ) -> None:
     """Train a recipe on samples; see docs/finetuning.md."""
     import json
-    import logging
 
+    from vlmforensics.finetune.progress import show_progress
     from vlmforensics.finetune.recipe import load_recipe
     from vlmforensics.finetune.train import Job
     from vlmforensics.finetune.train import train as run
     from vlmforensics.settings import load_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    show_progress()
     changes = [*(change or []), *([f"base={json.dumps(base)}"] if base else [])]
     settings = load_settings(threads=threads, device=device, offline=offline)
     folder = run(Job(load_recipe(recipe, changes), data, out, validation, resume, settings))

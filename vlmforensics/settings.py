@@ -134,6 +134,15 @@ def remote_by_name(model: str | None) -> bool | None:
     return True if named and "VLMF_REMOTE_ENABLED" not in os.environ else None
 
 
+def where_pictures_go(model: str) -> str:
+    """The notice that pictures leave the machine for a remote model; empty for one that runs here."""
+    address = urlsplit(model)
+    if address.scheme not in ("http", "https"):
+        return ""
+    near = address.hostname in ("localhost", "127.0.0.1", "::1")
+    return f"pictures are sent to {model}" + ("" if near or address.scheme == "https" else ", unencrypted")
+
+
 def load_settings(
     file: Path | None = None, environ: Mapping[str, str] | None = None, **arguments: Any
 ) -> Settings:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlmforensics.batch import Inputs, Job, Ledger, LocalEngine, Worker, run_batch
-from vlmforensics.batch.containers import Cell
+from vlmforensics.batch.containers import Cell, Slice
 from vlmforensics.errors import SettingsError, UnreadableFile
 
 
@@ -99,6 +99,42 @@ def test_pictures_with_the_same_label_are_all_examined(fakes, tmp_path, workers)
     assert records[-1]["same_bytes_as"] == "1.jpg"
     assert examined(fakes, inputs, out, workers, lambda: left_out.append(1), resume=True) == []
     assert len(left_out) == 11
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_inputs_with_the_same_label_that_can_not_be_read_have_a_record_each(fakes, tmp_path, workers):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "list.csv").write_text("path\n0.jpg\n1.jpg\n")
+    fakes.write(tmp_path / "b" / "1.jpg")
+    lists = [tmp_path / name / "list.csv" for name in "abca"]  # the first table twice
+    out, left_out = tmp_path / "out.jsonl", []
+
+    def again(resume=True):
+        return examined(fakes, Inputs(lists), out, workers, lambda: left_out.append(1), resume=resume)
+
+    records = again(resume=False)
+    assert [record["file"] for record in records] == ["0.jpg", "1.jpg"] * 3
+    assert [record["error"] is None for record in records] == [False, False, False, True, False, False]
+    assert len(left_out) == 2
+    assert again() == []
+    assert len(left_out) == 10
+    whole = out.read_bytes().splitlines(keepends=True)
+    for kept in range(7):  # interrupted after any number of records
+        out.write_bytes(b"".join(whole[:kept]))
+        rest = again()
+        assert [record["file"] for record in rest] == [record["file"] for record in records[kept:]]
+    fakes.write(tmp_path / "c" / "0.jpg", 5)  # one can be read after all
+    (late,) = again()
+    assert (late["file"], late["error"]) == ("0.jpg", None)
+
+
+def test_members_with_the_same_name_that_can_not_be_read_have_a_record_each(fakes, tmp_path):
+    parts = (Slice(0, 1 << 40), Slice(9, 1 << 40), Slice(0, 1 << 40))  # the first of them twice
+    (tmp_path / "s.tar").write_bytes(b"short")
+    jobs = [Job("s.tar::a.jpg", str(tmp_path / "s.tar"), part) for part in parts]
+    records = examined(fakes, jobs, tmp_path / "out.jsonl")
+    assert [record["file"] for record in records] == ["s.tar::a.jpg"] * 2
 
 
 def test_a_damaged_table_costs_its_damaged_rows_only(fakes, tmp_path):

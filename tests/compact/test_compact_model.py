@@ -59,7 +59,7 @@ def adapted(parts):
     own.model = copy.deepcopy(parts.model)
     own.tower = copy.copy(parts.tower)
     own.tower.module = own.model.model.vision_tower
-    own.head = copy.deepcopy(parts.head)
+    own.head, own.readings = copy.deepcopy(parts.head), copy.deepcopy(parts.readings)
     with torch.random.fork_rng(devices=[]):  # LoRA's A matrices are drawn from the global generator
         torch.manual_seed(0)
         assembly.add_adapter(own, assembly.adapter_config(own.tokens, rank=4, layers=range(30)))
@@ -70,6 +70,7 @@ def adapted(parts):
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.03)
             if "trainable_tokens_delta" in name:
                 tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.2)
+        own.readings.weight.copy_(torch.randn(own.readings.weight.shape, generator=generator))
     return own
 
 
@@ -189,6 +190,40 @@ def test_a_look_for_text_says_the_same(backbone, pictures, look):
 def test_the_hint_reaches_the_label(backbone, pictures, look):
     other = backbone.look(pictures[0], ("The blending detector gives 0.99 out of 1.",), for_text=False)
     assert np.abs(np.subtract(other.log_probs, look.log_probs)).max() > 1e-6
+
+
+def test_readings_stand_at_the_marked_token_alone(adapted, pictures):
+    tokens = adapted.tokens
+    features = adapted.tower.concatenated([squash(p) for p in pictures[:2]])
+    ids, _ = forward.pad_prompts([tokens.look([HINT]), tokens.look()], tokens)
+    plain = forward.embed(adapted.model, features, ids)
+    added = torch.arange(2.0)[:, None] * torch.ones(layout.LANGUAGE_WIDTH)
+    moved = forward.embed(adapted.model, features, ids, (tokens.cls, added)) - plain
+    assert torch.equal(moved[ids != tokens.cls], torch.zeros_like(moved[ids != tokens.cls]))
+    np.testing.assert_allclose(moved[ids == tokens.cls].detach(), added, atol=1e-5)
+
+
+def test_what_experts_read_reaches_the_label_once_trained(adapted, parts, pictures):
+    def said(own, readings):
+        return CompactBackbone(own, "", "", readings).look(pictures[0], for_text=False).log_probs
+
+    silent = said(adapted, (0.0, 0.0))
+    assert np.abs(np.subtract(said(adapted, (2.0, 0.0)), silent)).max() > 1e-3
+    assert said(adapted, (1e9, 0.0)) == said(adapted, (layout.READING_MOST * layout.READING_SCALE, 0.0))
+    assert said(parts, (2.0, 0.0)) == said(parts, (0.0, 0.0))  # untrained: nothing is added
+
+
+def test_readings_are_those_of_the_experts_in_a_batch_too(adapted, pictures):
+    class Experts:
+        def believed(self, pixels):
+            return (float(pixels.mean() / 64), -1.0)
+
+    own = copy.copy(adapted)
+    own.experts = Experts()
+    together = CompactBackbone(own, "", "").look_many(pictures, [()] * 3)
+    for look, picture in zip(together, pictures, strict=True):
+        alone = CompactBackbone(adapted, "", "", Experts().believed(picture)).look(picture, for_text=False)
+        np.testing.assert_allclose(look.log_probs, alone.log_probs, atol=1e-4)
 
 
 @pytest.mark.parametrize("for_text", [False, True])
@@ -347,7 +382,9 @@ def copied(saved, tmp_path):
 
 def test_shipped_weights_load_and_say_what_was_trained(saved, adapted, settings, pictures):
     loaded = shipped.load(settings, saved)
-    trained = CompactBackbone(adapted, "", "")
+    own = copy.copy(adapted)
+    own.experts = loaded.parts.experts
+    trained = CompactBackbone(own, "", "")
     mine, theirs = (b.look(pictures[1], (HINT,), for_text=False).log_probs for b in (loaded, trained))
     np.testing.assert_allclose(mine, theirs, atol=0.02)
     assert loaded.version == "7"
@@ -408,6 +445,7 @@ def test_weights_that_do_not_fit_are_refused(copied, parts, file, change):
     manifest = shipped.read_manifest(copied)
     own = copy.copy(parts)
     own.model, own.head = copy.deepcopy(parts.model), copy.deepcopy(parts.head)
+    own.readings = copy.deepcopy(parts.readings)
     with pytest.raises(AdapterMismatch):
         shipped.load_into(own, copied, manifest)
 

@@ -119,3 +119,28 @@ def test_files_are_read_strictly(tower, tmp_path):
     save_file(tensors | {"other": np.zeros(1, np.float32)}, file)
     with pytest.raises(WeightsCorrupt, match="other"):
         whole.load_experts(tower, file)
+
+
+def test_what_an_expert_withholds_is_not_told_to_the_language_model(tower):
+    expert = whole.WholeExpert(tower, weights(WHOLE, bias=-whole.FARTHEST - 1, edited=0.7))
+    assert expert.believed(case().upright) == pytest.approx((0.0, 0.7))
+
+
+def test_a_picture_is_read_once_however_often_it_is_asked_about(tower, monkeypatch):
+    expert = whole.WholeExpert(tower, weights(WHOLE, weight=0.0001))
+    read = []
+    monkeypatch.setattr(tower, "read", lambda pixels: read.append(1) or np.zeros(WHOLE, np.float32))
+    one, other = case(seed=1), case(seed=2)
+    first = expert.examine(one)
+    assert expert.believed(one.upright) == (first[0].score, first[1].score)
+    first.clear()  # the caller's own list
+    assert len(expert.examine(one)) == 2
+    assert len(read) == 1
+    turned = np.ascontiguousarray(one.upright.reshape(one.upright.shape[1], -1, 3))  # the same bytes
+    for pixels in (other.upright, turned):
+        expert.believed(pixels)
+    assert len(read) == 3
+    for seed in range(3, 3 + whole.KEPT):
+        expert.believed(case(8, 8, seed).upright)
+    expert.believed(one.upright)
+    assert len(read) == 4 + whole.KEPT

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from vlmforensics.errors import SettingsError
 from vlmforensics.finetune import calibrate, compact_label, compact_whole, features
@@ -14,6 +15,7 @@ from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.compact_label import Sample, write_scores
 from vlmforensics.finetune.observe import Observation
 from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest
+from vlmforensics.finetune.progress import show_progress
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.imaging import encode
 from vlmforensics.types import LABELS
@@ -40,13 +42,26 @@ def test_unseen_scores_come_from_weights_without_the_family(tmp_path):
         Sample(picture(tmp_path, i % 256, LABELS[y], f"s{i % 7}"), "equalised", int(y))
         for i, y in enumerate(labels)
     ]
-    weights, unseen = compact_whole.cross_fit(TASK, table, samples, home)
+    weights = compact_whole.fit(TASK, table, samples)
+    unseen = compact_whole.unseen_scores(TASK, table, samples, home)
 
     def accuracy(scores):
         return float(np.mean((scores > 0) == labels))
 
     assert accuracy(compact_whole.apply(weights, table)) > 0.95
     assert 0.55 < accuracy(unseen) < 0.85
+
+    # nothing of omitted folds is learnt, whatever stands in them
+    poisoned = table.copy()
+    poisoned[home == 3] *= -100
+    nested, other = (
+        compact_whole.unseen_scores(TASK, rows, samples, home, omitted=(3,)) for rows in (table, poisoned)
+    )
+    kept = home != 3
+    assert np.array_equal(nested[kept], other[kept])
+    assert not np.array_equal(nested[kept], unseen[kept])
+    assert np.corrcoef(nested[~kept], other[~kept])[0, 1] < 0
+    assert (nested[~kept] != 0).all()
 
 
 def test_files_as_found_are_scored_but_never_trained_on(tmp_path):
@@ -60,8 +75,8 @@ def test_files_as_found_are_scored_but_never_trained_on(tmp_path):
     poisoned = table.copy()
     poisoned[:40] *= 100
     home = np.arange(80) % 4
-    one, _ = compact_whole.cross_fit(TASK, table, samples, home)
-    other, unseen = compact_whole.cross_fit(TASK, poisoned, samples, home)
+    one, other = (compact_whole.fit(TASK, rows, samples) for rows in (table, poisoned))
+    unseen = compact_whole.unseen_scores(TASK, poisoned, samples, home)
     assert all(np.array_equal(one[key], other[key]) for key in one)
     assert np.isfinite(unseen).all()
     assert (unseen[:40] != 0).all()
@@ -169,7 +184,7 @@ def test_forgeries_are_the_same_whoever_computes_them(manifest, tmp_path, monkey
     monkeypatch.setattr(
         features,
         "measure",
-        lambda _, __, pixels: features.Features(*[pixels.astype(np.float32).mean((0, 1))] * 5),
+        lambda _, __, pixels, names: dict.fromkeys(names, pixels.astype(np.float32).mean((0, 1))),
     )
     folds = [0] * len(manifest)
     whole, part = tmp_path / "whole", tmp_path / "part"
@@ -189,12 +204,88 @@ def test_forgeries_are_the_same_whoever_computes_them(manifest, tmp_path, monkey
 def test_computing_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     seen = []
 
-    def measure(_, __, pixels):
-        seen.append(pixels.shape)
-        return features.Features(*[np.zeros(1, np.float32)] * 5)
+    def measure(_, __, pixels, names):
+        seen.append(tuple(names))
+        return dict.fromkeys(names, np.full(1, len(seen), np.float32))
 
     monkeypatch.setattr(features, "measure", measure)
     list(features.compute(None, None, manifest, [0] * 6, tmp_path, "equalised", part=(0, 2)))
     assert len(seen) == 3
     list(features.compute(None, None, manifest, [0] * 6, tmp_path, "equalised"))
     assert len(seen) == 6
+
+    # some features first, the others later: neither is computed twice, nothing is lost
+    def named(*names):
+        list(features.compute(None, None, manifest[:1], [0], tmp_path, "augmented-1", names=names))
+        return features.load_features(tmp_path, "augmented-1", manifest[0], names)
+
+    first = named("whole")
+    assert features.load_features(tmp_path, "augmented-1", manifest[0], ["last"]) is None
+    second = named("whole", "last")
+    assert seen[6:] == [("whole",), ("last",)]
+    assert second["whole"] == first["whole"] != second["last"]
+    with pytest.raises(SettingsError, match="no features 'tail'"):
+        named("tail")
+
+
+def test_a_step_hears_some_samples_readings_and_none_of_others():
+    recipe = compact_label.LabelRecipe(silent=0.25, noise=0.0)
+    readings = torch.tensor([[2.0, -3.0]]).repeat(4000, 1)
+    said = compact_label.heard(readings, recipe, np.random.default_rng(0))
+    silent = (said == 0).all(1)
+    assert 0.2 < float(silent.float().mean()) < 0.3
+    assert torch.equal(said[~silent], readings[~silent])
+    noisy = compact_label.heard(readings, replace(recipe, noise=0.5, silent=0.0), np.random.default_rng(0))
+    assert noisy.std(0).tolist() == pytest.approx([2, 2], rel=0.1)  # half of READING_SCALE
+
+
+@pytest.mark.model
+def test_the_label_path_learns_to_hear_what_tells_labels_apart(tmp_path):
+    """Pictures alike, readings that tell: after training the head follows them, and without them it can't."""
+    from vlmforensics.compact import layout
+    from vlmforensics.compact.assembly import build_base
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    samples = [
+        Sample(picture(tmp_path, i, LABELS[y], f"s{i}"), "equalised", int(y)) for i, y in enumerate(labels)
+    ]
+    shape = (layout.GRID**2, len(layout.FEATURE_LAYERS) * layout.TOWER_WIDTH)
+    for sample in samples:
+        file = features.feature_file(tmp_path, sample.variant, sample.picture)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"patches": rng.normal(0, 0.1, shape).astype(np.float16)}, file)
+    readings = np.stack([8.0 * labels - 4.0, np.zeros(24)], axis=1)
+    recipe = compact_label.LabelRecipe(
+        projector_epochs=1, reading_epochs=300, label_epochs=0.4, kept_tokens=4, silent=0.0, noise=0.0
+    )
+    parts = build_base()
+    memory = compact_label.Memory(samples, tmp_path, readings)
+    curve = compact_label.train_label(parts, memory, samples, recipe, tmp_path / "out", resume=False)
+    assert [point["step"] for point in curve] == [1]
+
+    def right(said):
+        found = compact_label.score(parts, tmp_path, samples, said)
+        told = [found[s.variant, s.picture.sha256] for s in samples]
+        return float(np.mean([(row[1] > row[0]) == bool(y) for row, y in zip(told, labels, strict=True)]))
+
+    assert right(readings) == 1.0
+    assert right(None) <= 0.8
+    assert right(-readings) == 0.0
+
+
+def test_progress_is_shown_under_a_command_line_that_shows_errors_only(capsys):
+    import logging
+
+    root, own = logging.getLogger(), logging.getLogger("vlmforensics.finetune")
+    before = root.handlers[:], root.level, own.level
+    try:
+        logging.basicConfig(level=logging.ERROR, force=True)
+        show_progress()
+        own.getChild("compact_label").info("step %d", 7)
+        logging.getLogger("httpx").info("noise")
+    finally:
+        root.handlers[:], root.level, own.level = before
+    shown = capsys.readouterr().err
+    assert "step 7" in shown
+    assert "noise" not in shown

@@ -11,6 +11,7 @@ from vlmforensics.settings import Settings  # noqa: E402
 from vlmforensics.vlm import load_backbone  # noqa: E402
 from vlmforensics.vlm.families import FAMILIES  # noqa: E402
 from vlmforensics.vlm.llava import LlavaBackbone  # noqa: E402
+from vlmforensics.vlm.rows import joinable  # noqa: E402
 
 TOLERANCE = 1e-4
 HINTS = [(), ("The blending detector gives 0.12 out of 1.",), ()]
@@ -129,6 +130,30 @@ def test_keys_and_values_reused_equal_a_fresh_computation(backbone, pictures):
     assert said.replace("�", "") == told.replace("�", "")
     assert "".join(backbone.narrate(look, "Explain.", prefix="The real", max_new_tokens=10)) == said
     assert "".join(backbone.narrate(other, "Explain.", prefix="The real", max_new_tokens=10)) is not None
+
+
+def test_replies_written_together_equal_those_written_alone(backbone, pictures):
+    """Prompts of unlike length: pictures, hints, instructions and forced beginnings all differ."""
+    looks = [backbone.look(pixels, hints) for pixels, hints in zip(pictures, HINTS, strict=True)]
+    asked = ["Explain.", "Say at length what can be seen in it, and where.", "Why?"]
+    prefixes = ["The real ", "", "It shows"]
+    lengths = {len(look.state.ids) for look in looks}
+    assert len(lengths) > 1
+    assert all(joinable(look.state.read.cache) for look in looks)
+    alone = [
+        "".join(backbone.narrate(look, ask, prefix=prefix, max_new_tokens=12))
+        for look, ask, prefix in zip(looks, asked, prefixes, strict=True)
+    ]
+    assert len(set(alone)) == 3
+    assert backbone.narrate_many(looks, asked, prefixes, max_new_tokens=12) == alone
+    cut = backbone.narrate_many(
+        looks, asked, prefixes, max_new_tokens=12, enough=lambda row, text: row == 1 and bool(text.strip())
+    )
+    assert [cut[0], cut[2]] == [alone[0], alone[2]]
+    assert alone[1].startswith(cut[1])
+    assert len(cut[1]) < len(alone[1])
+    # the looks were read, not used up
+    assert "".join(backbone.narrate(looks[0], asked[0], prefix=prefixes[0], max_new_tokens=12)) == alone[0]
 
 
 def test_tokens_fed_after_a_prefill_equal_the_whole_text(backbone, pictures):

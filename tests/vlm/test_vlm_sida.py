@@ -149,6 +149,13 @@ def test_it_narrates_and_looks_in_batches(backbone, pixels):
     together = backbone.look_many([pixels, other], [(), ()])
     np.testing.assert_allclose(together[0].log_probs, look.log_probs, atol=1e-4)
     np.testing.assert_allclose(together[1].seg, backbone.look(other).seg, atol=1e-4)
+    looks = [look, backbone.look(other, ("a hint",))]
+    asked, begun = ["Explain.", "Why is that?"], ["The", ""]
+    alone = [
+        "".join(backbone.narrate(seen, ask, prefix=prefix, max_new_tokens=6))
+        for seen, ask, prefix in zip(looks, asked, begun, strict=True)
+    ]
+    assert backbone.narrate_many(looks, asked, begun, max_new_tokens=6) == alone
 
 
 def test_everything_of_the_original_is_kept(made):

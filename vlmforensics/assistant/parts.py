@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from vlmforensics.errors import MissingExtra, WeightsUnavailable
+from vlmforensics.errors import MissingExtra
 from vlmforensics.fusion import Calibration
 from vlmforensics.settings import Settings
 from vlmforensics.types import Box, CaseImage, Evidence, EvidenceSource, Mask, ModelInfo, Pixels, Traces
@@ -170,6 +170,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
     try:
         from vlmforensics.blending import BlendingDetector
         from vlmforensics.compact.assembly import build_base
+        from vlmforensics.compact.shipped import whole_expert
         from vlmforensics.vlm import load_backbone
 
         backbone = load_backbone(model, settings)
@@ -177,6 +178,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
         # beside another backbone the tower alone is kept; the rest of the compact base goes out of memory here
         tower = backbone.tower if embedded else build_base(settings).tower  # type: ignore[attr-defined]
         device = str(tower.device)
+        experts = backbone.parts.experts if embedded else whole_expert(settings, device)  # type: ignore[attr-defined]
         own_masks = getattr(backbone, "mask_heads", None)  # a model that brings its own mask decoder
         if own_masks is not None:
             # its numbers mean something else than those that ``mask`` was calibrated on
@@ -184,7 +186,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
             calibration = replace(calibration, sources=others)
         return Parts(
             backbone=backbone,
-            sources=[*load_sources(settings), *_expert(settings, device, calibration)],
+            sources=[*load_sources(settings), experts],
             blending=BlendingDetector.load(settings, device=device),
             masks=_masks(own_masks, settings, device),
             calibration=calibration,
@@ -219,16 +221,3 @@ def _patches_of(tower: Tower) -> TowerPatches:
         return {layer: features[0] for layer, features in seen.patches.items()}
 
     return patches
-
-
-def _expert(settings: Settings, device: str, calibration: Calibration) -> list[EvidenceSource]:
-    """The witness of the two experts on the picture as a whole, or none where an unfinished installation lacks it."""
-    from vlmforensics.compact import clip
-    from vlmforensics.compact.shipped import DATA
-    from vlmforensics.compact.whole import EXPERTS, FILE, load_experts
-
-    if (DATA / FILE).is_file():
-        return [load_experts(clip.load(settings, device), DATA / FILE)]
-    if any(name in calibration.sources for name in EXPERTS):
-        raise WeightsUnavailable(f"the weights {DATA / FILE} are missing: reinstall vlmforensics")
-    return []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+from vlmforensics.batch.exports import read_records
 from vlmforensics.batch.inputs import Job, Key
 from vlmforensics.batch.work import TWIN, Engine, Record, WorkFactory
 from vlmforensics.errors import SettingsError
@@ -26,9 +30,9 @@ def run_batch(
 ) -> Iterator[Record]:
     """Examine jobs; every yielded record is already on the disk.
 
-    What the ledger has under the same name with the same bytes is left out. Bytes that came before under another
-    name are not examined again: their record is the first one's with the other name, no timing, and
-    ``same_bytes_as``.
+    What the ledger has under the same name with the same bytes is left out; of inputs that can't be read, as many of
+    one name as it has records of. Bytes that came before under another name are not examined again: their record is
+    the first one's with the other name, no timing, and ``same_bytes_as``.
 
     Args:
         jobs: what is to be done, read lazily.
@@ -76,19 +80,24 @@ class _Todo:
         self._jobs, self._ledger, self._skipped = jobs, ledger, skipped
         self._begun: set[str] = set()
         self._under_way: set[Key] = set()
+        self._lost = _Lost(ledger)
         self.twins: dict[Key, Job] = {}
 
     def __iter__(self) -> Iterator[Job]:
         for found in self._jobs:
             job = found.hashed()
-            if job.key in self._under_way or self._ledger.has(job.file, job.sha256):
+            digest = job.sha256
+            if digest is None:
+                if self._lost.is_new(job):
+                    yield job
+                else:
+                    self._skipped()
+                continue
+            if job.key in self._under_way or self._ledger.has(job.file, digest):
                 self._skipped()
                 continue
             self._under_way.add(job.key)
-            digest = job.sha256
-            if digest is None:
-                yield job
-            elif digest in self._begun or self._ledger.holds(digest):
+            if digest in self._begun or self._ledger.holds(digest):
                 self.twins[job.key] = job
                 yield replace(job, twin=True)
             else:
@@ -102,6 +111,44 @@ class _Todo:
         self.twins.pop(key, None)
         if record["sha256"] is not None:
             self._begun.discard(record["sha256"])
+
+
+class _Lost:
+    """Inputs that can't be read, and so have no bytes to be told apart by: by where they lie, within one run.
+
+    A record does not say where. So that a run goes on where another was interrupted, the n-th of a name counts as
+    recorded where the file had n records of that name at the start: the order of inputs is the same.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._before = ledger.count
+        self._met: set[bytes] = set()  # names and places: a folder that is not there may have held millions
+        self._more: Counter[str] = Counter()
+        self._recorded: Counter[str] | None = None
+
+    def is_new(self, job: Job) -> bool:
+        """True where this input was neither met in this run nor recorded in one before."""
+        name, place = _brief(job.file), _brief(repr(job))
+        if place in self._met:
+            return False
+        first = name not in self._met
+        self._met.update((name, place))
+        if first:
+            return not self._ledger.has(job.file, None)
+        self._more[job.file] += 1
+        return 1 + self._more[job.file] > self._counts()[job.file]
+
+    def _counts(self) -> Counter[str]:
+        """Records of each name without bytes when the run began; read when two inputs share one, which is rare."""
+        if self._recorded is None:
+            old = islice(read_records(self._ledger.path), self._before)
+            self._recorded = Counter(record["file"] for record in old if record["sha256"] is None)
+        return self._recorded
+
+
+def _brief(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _chain(first: Job, rest: Iterator[Job]) -> Iterator[Job]:

@@ -24,7 +24,7 @@ WorkFactory = Callable[[], Work]
 TEXTS = ("all", "flagged", "none")
 TWIN = "twin"
 GROUP = 8
-"""Pictures whose explanations are written together where the backbone can (``narrate_many``)."""
+"""Pictures whose explanations are written together where the backbone can (``narrate_many``) and memory lasts."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +64,8 @@ class Worker:
         group: pictures whose explanations are written together.
 
     Attributes:
-        group: how many drafts :meth:`finish` should be given at once.
+        group: how many drafts :meth:`finish` should be given at once; fewer than asked for where the backbone says
+            that so many do not fit (``texts_at_once``).
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Worker:
         self.assistant = assistant
         self.text = check_text(text if text is not None else "all" if with_text else "none")
         together = self.text == "all" and hasattr(assistant.backbone, "narrate_many")
-        self.group = group if together else 1
+        self.group = min(group, getattr(assistant.backbone, "texts_at_once", group)) if together else 1
 
     def __call__(self, job: Job) -> Record:
         """Return the record of one picture."""

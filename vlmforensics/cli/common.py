@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
-from urllib.parse import urlsplit
 
 import typer
 
@@ -121,11 +120,10 @@ def load_assistant(settings: Settings) -> Assistant:
 
 def say_where_pictures_go(settings: Settings) -> None:
     """A picture never leaves the machine without a word."""
-    address = urlsplit(settings.model)
-    if address.scheme in ("http", "https"):
-        near = address.hostname in ("localhost", "127.0.0.1", "::1")
-        open_ = address.scheme == "http" and not near
-        complain(f"pictures are sent to {settings.model}" + (", unencrypted" if open_ else ""))
+    from vlmforensics.settings import where_pictures_go
+
+    if notice := where_pictures_go(settings.model):
+        complain(notice)
 
 
 def stdout() -> Console:

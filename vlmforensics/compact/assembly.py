@@ -12,9 +12,10 @@ import torch
 
 from vlmforensics import weights
 from vlmforensics.compact import layout
-from vlmforensics.compact.heads import LabelHead
+from vlmforensics.compact.heads import LabelHead, ReadingProjector
 from vlmforensics.compact.tokens import Tokens
 from vlmforensics.compact.tower import Tower
+from vlmforensics.compact.whole import WholeExpert
 from vlmforensics.errors import WeightsCorrupt
 from vlmforensics.settings import Settings
 from vlmforensics.vlm.devices import pick_device, use_threads
@@ -34,8 +35,10 @@ class CompactParts:
         tokens: ids and prompt building.
         tower: the model's own vision tower.
         head: the label head.
+        readings: what the experts' log-odds add to ``[CLS]``; zeros, so nothing, until trained.
         device: where everything lives.
         base_digest: identifies the base weights (see ``weights.ModelPin.digest``).
+        experts: on the whole picture, whose readings the model is told; None where they are not loaded.
     """
 
     model: Any
@@ -43,8 +46,10 @@ class CompactParts:
     tokens: Tokens
     tower: Tower
     head: LabelHead
+    readings: ReadingProjector
     device: torch.device
     base_digest: str
+    experts: WholeExpert | None = None
 
 
 def build_base(
@@ -67,14 +72,17 @@ def build_base(
         torch.manual_seed(seed)
         seed_projector(model.model.multi_modal_projector)
         head = LabelHead().eval()
+    readings = ReadingProjector().eval()
     model.to(device)
     head.to(device)
+    readings.to(device)
     return CompactParts(
         model=model,
         tokenizer=tokenizer,
         tokens=Tokens.of(tokenizer, model.config.image_token_id),
         tower=Tower(model.model.vision_tower, device),
         head=head,
+        readings=readings,
         device=device,
         base_digest=digest,
     )

@@ -15,7 +15,6 @@ import torch
 from vlmforensics.compact import layout
 from vlmforensics.compact.assembly import CompactParts
 from vlmforensics.compact.forward import core_of, embed, pad_prompts, state_at, trunk_states
-from vlmforensics.compact.rows import Rows
 from vlmforensics.compact.tower import Tower, join, normalise, run_tower, squash
 from vlmforensics.errors import Defect
 from vlmforensics.types import Pixels
@@ -28,8 +27,10 @@ from vlmforensics.vlm.decoding import (
     without_leading,
     write_together,
 )
+from vlmforensics.vlm.rows import Rows
 from vlmforensics.vlm.yes_no import ask, first_tokens, log_odds
 
+SILENCE = (0.0,) * layout.READINGS
 MICRO_BATCH = 8
 """Pictures that go through the network together; more gains nothing on a CPU and costs memory."""
 
@@ -51,13 +52,17 @@ class CompactBackbone:
         parts: the assembled model.
         version: of the shipped weights.
         weights_sha256: digest over base and shipped weights.
+        told: log-odds that are told of every picture where ``parts`` has no experts.
     """
 
     name = "compact"
     capabilities = frozenset({LABEL_HEAD, SEG, TEXT, YES_NO})
 
-    def __init__(self, parts: CompactParts, version: str, weights_sha256: str) -> None:
+    def __init__(
+        self, parts: CompactParts, version: str, weights_sha256: str, told: Sequence[float] = SILENCE
+    ) -> None:
         self.parts = parts
+        self.told = tuple(told)
         self.version = version
         self.weights_sha256 = weights_sha256
 
@@ -87,9 +92,11 @@ class CompactBackbone:
         prompts = [tokens.look(sentences) for sentences in hints]
         # Padding stands on the right, where a causal model can't see it: no attention mask is needed.
         ids = pad_prompts(prompts, tokens)[0].to(parts.device)
+        told = [parts.experts.believed(p) if parts.experts is not None else self.told for p in batch]
         with torch.inference_mode():
             streams = self._streams(batch)
-            embeddings = embed(parts.model, join(streams), ids)
+            supplement = parts.readings(torch.tensor(told, device=parts.device))
+            embeddings = embed(parts.model, join(streams), ids, (tokens.cls, supplement))
             states, cache = (
                 self._run(embeddings) if for_text else (trunk_states(parts.model, embeddings, None), None)
             )

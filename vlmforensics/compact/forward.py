@@ -49,13 +49,20 @@ def trunk_of(model: Any) -> Any:
     return trunk
 
 
-def embed(model: Any, patch_features: torch.Tensor, prompt_ids: torch.Tensor) -> torch.Tensor:
+def embed(
+    model: Any,
+    patch_features: torch.Tensor,
+    prompt_ids: torch.Tensor,
+    supplement: tuple[int, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Prompt embeddings with the projected picture in place of ``<image>``, merged as the stock model does.
 
     Args:
         model: the LLaVA, wrapped by peft or not.
         patch_features: float (B, 256, 1536), see ``Tower.concatenated``.
         prompt_ids: int64 (B, T) with 256 ``<image>`` tokens in each row.
+        supplement: id of ``[CLS]``, and what is added to its embedding in each row, float (B, 576), see
+            ``heads.ReadingProjector``.
 
     Returns:
         float (B, T, 576).
@@ -65,7 +72,10 @@ def embed(model: Any, patch_features: torch.Tensor, prompt_ids: torch.Tensor) ->
     picture = core.model.multi_modal_projector(patch_features.to(embeddings.dtype))
     places = core.model.get_placeholder_mask(prompt_ids, inputs_embeds=embeddings, image_features=picture)
     merged: torch.Tensor = embeddings.masked_scatter(places, picture)
-    return merged
+    if supplement is None:
+        return merged
+    token, added = supplement
+    return merged + (prompt_ids == token)[..., None] * added[:, None].to(merged.dtype)
 
 
 def trunk_states(model: Any, embeddings: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
@@ -103,6 +113,7 @@ def label_logits(
     attention_mask: torch.Tensor | None = None,
     *,
     cls_id: int,
+    supplement: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Label logits (B, 3) from cached tower features; differentiable but for the tower.
 
@@ -113,8 +124,10 @@ def label_logits(
         prompt_ids: int64 (B, T), see ``pad_prompts`` and ``Tokens.look``.
         attention_mask: int64 (B, T), or None where the padding is on the right.
         cls_id: id of ``[CLS]``.
+        supplement: added to its embedding, float (B, 576); see ``embed``.
     """
-    states = trunk_states(model, embed(model, patch_features, prompt_ids), attention_mask)
+    added = None if supplement is None else (cls_id, supplement)
+    states = trunk_states(model, embed(model, patch_features, prompt_ids, added), attention_mask)
     logits: torch.Tensor = head(state_at(states, prompt_ids, cls_id))
     return logits
 

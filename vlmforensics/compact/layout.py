@@ -19,6 +19,12 @@ EMBEDDING_SCALE = 0.14
 """Standard deviation of the language model's word embeddings, which projected picture tokens start with."""
 CLS_LAYER = 8
 """Language-model layers below the label head; the narrator owns those above."""
+READINGS = 2
+"""Experts whose log-odds the language model is told at ``[CLS]`` (``whole.EXPERTS``)."""
+READING_SCALE = 4.0
+"""Log-odds that count as one there: about their deviation over pictures of unseen sources."""
+READING_MOST = 3.0
+"""Furthest that a reading counts, in that unit: no expert can drown the picture."""
 TOWER_WIDTH = 384
 LANGUAGE_WIDTH = 576
 MEAN = (0.485, 0.456, 0.406)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 import torch
 
 from vlmforensics import weights
-from vlmforensics.compact import layout
+from vlmforensics.compact import clip, layout, whole
 from vlmforensics.compact.assembly import CompactParts, base_name, build_base
 from vlmforensics.compact.backbone import CompactBackbone
 from vlmforensics.compact.forward import core_of
+from vlmforensics.compact.whole import WholeExpert
 from vlmforensics.errors import AdapterMismatch, WeightsCorrupt, WeightsUnavailable
 from vlmforensics.settings import Settings
 from vlmforensics.types import Pixels
@@ -35,10 +37,11 @@ MANIFEST = "compact.json"
 PROJECTOR = "projector.safetensors"
 HEADS = "heads.safetensors"
 ADAPTER = "adapter"
-FORMAT = 1
+FORMAT = 2
 TOLERANCE = 0.01
 """Largest difference of a fingerprint's log-probabilities between machines; an inert adapter differs more."""
 FINGERPRINT_HINTS = ("The blending detector gives 0.50 out of 1.",)
+FINGERPRINT_READINGS = (2.0, -2.0)
 FINGERPRINT_TEXT = "The evidence in this picture shows that"
 TOP_WORDS = 5
 
@@ -60,7 +63,20 @@ def load(settings: Settings | None = None, data: Path | None = None) -> CompactB
     parts = build_base(settings)
     load_into(parts, folder, manifest)
     merge(parts)
+    parts.experts = whole_expert(settings, parts.device)
     return CompactBackbone(parts, str(manifest["version"]), weights_digest(manifest))
+
+
+def whole_expert(settings: Settings | None = None, device: torch.device | str = "cpu") -> WholeExpert:
+    """The experts on the whole picture with their shipped weights.
+
+    Raises:
+        WeightsUnavailable, WeightsCorrupt: see ``clip.load`` and ``whole.load_experts``.
+    """
+    file = DATA / whole.FILE
+    if not file.is_file():
+        raise WeightsUnavailable(f"the weights {file} are missing: reinstall vlmforensics")
+    return whole.load_experts(clip.load(settings, device), file)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -112,8 +128,7 @@ def load_into(parts: CompactParts, folder: Path, manifest: Mapping[str, Any]) ->
             )
     projector = core_of(parts.model).model.multi_modal_projector
     _load_strictly(projector, read_tensors(folder / PROJECTOR), "the projector")
-    heads = _split_heads(read_tensors(folder / HEADS))
-    _load_strictly(parts.head, heads, "the label head")
+    _load_heads(parts, folder)
     if f"{ADAPTER}/{TENSORS}" in manifest["files"]:
         parts.model = load_adapter(core_of(parts.model), folder / ADAPTER)
     parts.model.eval().requires_grad_(False)
@@ -163,7 +178,11 @@ def save_shipped(
     )  # a folder without a manifest is no model: the last file makes it one
     core = core_of(parts.model)
     _write(folder / PROJECTOR, core.model.multi_modal_projector.state_dict())
-    _write(folder / HEADS, {f"label.{key}": value for key, value in parts.head.state_dict().items()})
+    heads = {"label": parts.head, "readings": parts.readings}
+    _write(
+        folder / HEADS,
+        {f"{part}.{key}": value for part, head in heads.items() for key, value in head.state_dict().items()},
+    )
     adapted = core is not parts.model
     if adapted:
         _save_adapter(parts, folder / ADAPTER)
@@ -173,7 +192,7 @@ def save_shipped(
     _load_strictly(
         core_of(fresh.model).model.multi_modal_projector, read_tensors(folder / PROJECTOR), "the projector"
     )
-    _load_strictly(fresh.head, _split_heads(read_tensors(folder / HEADS)), "the label head")
+    _load_heads(fresh, folder)
     if adapted:
         bare = fingerprint(fresh)
         fresh.model = load_adapter(fresh.model, folder / ADAPTER)
@@ -215,7 +234,9 @@ def fixed_picture() -> Pixels:
 
 def fingerprint(parts: CompactParts) -> dict[str, Any]:
     """What the model says to the fixed picture (label log-probabilities) and text (most probable words)."""
-    look = CompactBackbone(parts, "", "").look(fixed_picture(), FINGERPRINT_HINTS, for_text=False)
+    alone = replace(parts, experts=None)
+    backbone = CompactBackbone(alone, "", "", FINGERPRINT_READINGS)
+    look = backbone.look(fixed_picture(), FINGERPRINT_HINTS, for_text=False)
     ids = torch.tensor([parts.tokens.text(FINGERPRINT_TEXT)], device=parts.device)
     with torch.inference_mode():
         logits = core_of(parts.model)(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
@@ -259,11 +280,16 @@ def _save_adapter(parts: CompactParts, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _split_heads(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    odd = [key for key in tensors if not key.startswith("label.")]
-    if odd:
-        raise AdapterMismatch(f"{HEADS} holds unknown tensors: {', '.join(odd[:3])}")
-    return {key.removeprefix("label."): value for key, value in tensors.items()}
+def _load_heads(parts: CompactParts, folder: Path) -> None:
+    """Label head, and the projector of the experts' readings."""
+    tensors = read_tensors(folder / HEADS)
+    for part, head in (("label", parts.head), ("readings", parts.readings)):
+        own = [key for key in tensors if key.startswith(f"{part}.")]
+        _load_strictly(
+            head, {key.removeprefix(f"{part}."): tensors.pop(key) for key in own}, f"the {part} head"
+        )
+    if tensors:
+        raise AdapterMismatch(f"{HEADS} holds unknown tensors: {', '.join(sorted(tensors)[:3])}")
 
 
 def _load_strictly(module: Any, tensors: Mapping[str, torch.Tensor], what: str) -> None:

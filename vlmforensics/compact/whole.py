@@ -14,6 +14,8 @@ References:
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,8 @@ APART = 4.0
 FARTHEST = 16.0
 """Log-odds that no reading of a picture of an unseen source came near: they span -12.3 to +12.1 (7,102 readings)."""
 KEYS = ("bias", "mean", "scale", "weight")
+KEPT = 64
+"""Latest pictures whose readings are kept: more than are under way together in a batch."""
 
 
 class Reader(Protocol):
@@ -108,6 +112,8 @@ class WholeExpert:
         self.layers = {name: Linear(**{key: exact[f"{name}.{key}"] for key in KEYS}) for name in EXPERTS}
         data = b"".join(key.encode() + exact[key].tobytes() for key in wanted)
         self.weights_sha256 = hashlib.sha256(tower.digest.encode() + data).hexdigest()
+        self._seen: OrderedDict[bytes, list[Evidence]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def scores(self, pixels: Pixels) -> dict[str, float]:
         """What each expert says of one view."""
@@ -116,12 +122,35 @@ class WholeExpert:
 
     def examine(self, case: CaseImage) -> list[Evidence]:
         """One evidence an expert; without a score, so that it weighs nothing, where it can't be trusted."""
-        first = self.scores(case.upright)
+        return self.read(case.upright)
+
+    def believed(self, pixels: Pixels) -> tuple[float, ...]:
+        """Log-odds by each of ``EXPERTS``; 0 where one withholds its reading."""
+        found = {item.source: item.score for item in self.read(pixels)}
+        return tuple(found[name] or 0.0 for name in EXPERTS)
+
+    def read(self, pixels: Pixels) -> list[Evidence]:
+        """As :meth:`examine`, of an upright picture; the language model asks again what the report has asked.
+
+        Args:
+            pixels: uint8 (H, W, 3).
+        """
+        key = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).data).digest()
+        with self._lock:
+            known = self._seen.get(key)
+        if known is not None:
+            return list(known)
+        first = self.scores(pixels)
         strong = [name for name, score in first.items() if abs(score) > STRONG]
-        second = self.scores(second_view(case.upright)) if strong else {}
-        return [
+        second = self.scores(second_view(pixels)) if strong else {}
+        found = [
             _evidence(name, score, second[name] if name in strong else None) for name, score in first.items()
         ]
+        with self._lock:
+            self._seen[key] = found
+            while len(self._seen) > KEPT:
+                self._seen.popitem(last=False)
+        return list(found)
 
 
 def _evidence(name: str, score: float, other: float | None) -> Evidence:

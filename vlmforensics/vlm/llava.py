@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from vlmforensics.types import Pixels
 from vlmforensics.vlm.adapters import base_of_adapter, check_base, load_adapter
 from vlmforensics.vlm.base import LABEL_HEAD, LABEL_WORDS, SEG, TEXT, YES_NO, Look
 from vlmforensics.vlm.checkpoint import end_ids, load_checkpoint, out_of_memory
-from vlmforensics.vlm.decoding import PieceDecoder, split_prefix, stream_greedily, without_leading
 from vlmforensics.vlm.devices import pick_device, use_threads
 from vlmforensics.vlm.families import family_of
 from vlmforensics.vlm.heads import Heads, extend_vocabulary, resize_vocabulary
@@ -29,26 +26,17 @@ from vlmforensics.vlm.memory import free_bytes, parameter_count, plan
 from vlmforensics.vlm.profiles import PROFILES, Profile, profile_of, read_note
 from vlmforensics.vlm.prompts import clean_hints, defuse, user_turn
 from vlmforensics.vlm.reader import Read, Reader
+from vlmforensics.vlm.speech import Prefill, Speech, common
 from vlmforensics.vlm.yes_no import ask, first_tokens, log_odds
 
-__all__ = ["PROFILES", "LlavaBackbone", "base_of_adapter"]
+__all__ = ["PROFILES", "LlavaBackbone", "Prefill", "base_of_adapter"]
 
 log = logging.getLogger(__name__)
 SIDE_BY_SIDE = 4
 """Pictures in one prefill; at 7B each takes a third of a gigabyte for its keys and values."""
 
 
-@dataclass(eq=False)
-class Prefill:
-    """What a narration continues from: the prompt's ids, what was read of it, the question, and the owner."""
-
-    ids: list[int]
-    read: Read
-    asked: str
-    owner: object
-
-
-class LlavaBackbone:
+class LlavaBackbone(Speech):
     """See ``vlm.base.Backbone``.
 
     Args:
@@ -325,67 +313,6 @@ class LlavaBackbone:
         moved["pixel_values"] = moved["pixel_values"].to(self._dtype)
         return moved
 
-    def narrate(
-        self,
-        look: Look,
-        instruction: str,
-        *,
-        prefix: str = "",
-        max_new_tokens: int = 160,
-        stop: Callable[[], bool] | None = None,
-    ) -> Iterator[str]:
-        """Stream a reply to the look's picture and question plus ``instruction``; see ``Backbone.narrate``."""
-        state = self._state(look)
-        bare, spaces = split_prefix(prefix)
-        ids = self._fitting(state, instruction, bare, max_new_tokens)
-        kept = min(_common(state.ids, ids), len(ids) - 1)
-        if self._image_id in ids[kept:]:
-            raise Defect("the prompt of the narration does not begin like the look's")
-        room = max(1, min(max_new_tokens, self._context - len(ids)))
-        pieces = self._continue(state, kept, ids[kept:], ids, room, stop)
-        return without_leading(pieces, spaces or ("" if bare else " "))
-
-    def _state(self, look: Look) -> Prefill:
-        state = look.state
-        if not isinstance(state, Prefill) or state.owner is not self._era:
-            raise Defect("narrate needs a look of this backbone made with for_text=True")
-        return state
-
-    def _continue(
-        self,
-        state: Prefill,
-        kept: int,
-        fed: Sequence[int],
-        context: Sequence[int],
-        room: int,
-        stop: Callable[[], bool] | None,
-    ) -> Iterator[str]:
-        """Stream what the model says after the first ``kept`` tokens of a look and ``fed``."""
-        read = Read(
-            copy.deepcopy(state.read.cache),
-            state.read.mask,
-            state.read.deltas,
-            state.read.logits,
-            state.read.state,
-        )
-        read = self.reader.forget(read, len(state.ids) - kept)
-
-        def step(tokens: Sequence[int]) -> torch.Tensor:
-            nonlocal read
-            with self.lock, torch.inference_mode():
-                read = self.reader.feed(read, tokens)
-                return read.logits[0, -1].cpu()
-
-        return stream_greedily(
-            step,
-            fed,
-            PieceDecoder(self.tokenizer, context[-6:]),
-            ends=self._ends,
-            banned=self._banned,
-            max_new_tokens=room,
-            stop=stop,
-        )
-
     def yes_no(self, pixels: Pixels, questions: Sequence[str]) -> list[float]:
         """See ``AnswersYesNo.yes_no``; what the questions' prompts share, the picture above all, is read once."""
         read: Read | None = None
@@ -396,7 +323,7 @@ class LlavaBackbone:
             inputs = self._inputs([pixels], [text])
             self._check_length(inputs)
             ids = [int(i) for i in inputs["input_ids"][0]]
-            kept = min(_common(known, ids), len(ids) - 1)
+            kept = min(common(known, ids), len(ids) - 1)
             with self.lock, torch.inference_mode(), self._memory():
                 if read is None or self._image_id in ids[kept:]:
                     read = self.reader.prefill(inputs)
@@ -404,11 +331,6 @@ class LlavaBackbone:
                     read = self.reader.feed(self.reader.forget(read, len(known) - kept), ids[kept:])
             known = ids
             found.append(log_odds(read.logits[0, -1].cpu(), yes, no))
-        return found
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        found: torch.dtype = next(p.dtype for p in self.model.parameters() if p.dtype.is_floating_point)
         return found
 
     def _fit(self, pixels: Pixels) -> Pixels:
@@ -439,7 +361,7 @@ class LlavaBackbone:
         """
         plain = self._encode(texts[0])
         tails = {word: self._encode(texts[0] + word) for word in self.profile.words}
-        shared = min(_common(plain, tail) for tail in tails.values())
+        shared = min(common(plain, tail) for tail in tails.values())
         tails = {word: tail[shared:] for word, tail in tails.items()}
         again = len(plain) - shared  # tokens at the prompt's end that a word may change
         read = self.reader.prefill(inputs, keep=again + 1)
@@ -462,38 +384,3 @@ class LlavaBackbone:
         if dropped and again:
             read = self.reader.feed(read, plain[shared:])
         return list(scores), read
-
-    def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt whose picture is still one token."""
-        return [int(i) for i in self.tokenizer(text)["input_ids"]]
-
-    def _fitting(self, state: Prefill, instruction: str, prefix: str, max_new_tokens: int) -> list[int]:
-        """Ids of the narration's prompt; the middle of an over-long instruction gives way."""
-        pictures = state.ids.count(self._image_id)
-        room = self._context - min(max_new_tokens, self._context // 4)
-        text = instruction
-        while True:
-            plain = self._encode(self._prompt(f"{state.asked}\n{text}") + self._join(prefix))
-            ids: list[int] = []
-            for i in plain:
-                ids += [i] * (pictures if i == self._image_id else 1)
-            over = len(ids) - room
-            if over <= 0:
-                return ids
-            if len(text) < 20:
-                raise ModelError(
-                    f"the context of {self.name} ({self._context} tokens) is too small to narrate"
-                )
-            keep = max(10, min(len(text) - 10, int(len(text) * (1 - over / len(plain))) - 8)) // 2
-            log.debug("instruction of %d characters shortened to %d", len(text), 2 * keep)
-            text = f"{text[:keep]} … {text[-keep:]}" if keep > 10 else text[:10]
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
-    count = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
