@@ -227,5 +227,5 @@ def summary(calibration: Calibration, alpha: float) -> list[str]:
         lines.append(
             f"out of fold: expected calibration error {ece:.3f}, Cllr of real {cllr:.3f} (1 = says nothing)"
         )
-    counting = [name for name, source in calibration.sources.items() if source.weight > 0]
+    counting = [name for name, source in calibration.sources.items() if (source.weight > 0).any()]
     return [*lines, f"sources that count: {', '.join(counting) or 'none'}"]

@@ -2,9 +2,8 @@
 
 Every number that judges others is from a model that saw nothing of the picture's family: the label head's and the
 experts' scores are replaced by those of models trained without it, and what the blending detector and the mask head say
-of a family that they may know is left out. As these two weigh next to nothing beside the rest (a test holds the shipped
-calibration to that), a picture is *complete* where the experts and all signals spoke; others help to fit the sources
-that did.
+of a family that they may know is left out. As these two count nothing, a picture is *complete* where the experts and
+all signals spoke; others help to fit the sources that did.
 """
 
 from __future__ import annotations
@@ -30,6 +29,10 @@ LEARNED = ("vlm", *EXPERTS)
 """Sources whose readings come from models that left the picture's family out."""
 TRAINED_ONCE = ("blending", "mask")
 """Sources that trained on real and synthetic pictures of all sources that are not held back."""
+NUMEROUS = ("cooccurrence", "spectrum", "texture_contrast")
+"""Sources of many numbers, whose fit knows the families that it was made on (decision 13)."""
+UNWEIGHED = (*NUMEROUS, *TRAINED_ONCE)
+"""Sources that are told of and count nothing; of the latter two, most pictures here have no unbiased word."""
 ALWAYS = "spectrum"
 """A signal that speaks of every picture: where it did, all were asked."""
 VARIANTS = ("augmented-1",)
@@ -166,6 +169,7 @@ def calibrate(rows: Sequence[Row], *, seed: int = 0, notes: Mapping[str, Any] | 
         [row.example for row in rows],
         seed=seed,
         levels=LEVELS,
+        unweighed=UNWEIGHED,
         fixed_tables=declared_tables(),
         tasks={
             name: task for name, task in TASKS.items() if any(name in row.example.readings for row in rows)

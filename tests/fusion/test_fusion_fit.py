@@ -118,8 +118,8 @@ def test_probabilities_are_calibrated(fitted, fresh):
 
 
 def test_weights_are_shared_between_copies_and_small_for_noise(fitted):
-    weight = {name: source.weight for name, source in fitted.sources.items()}
-    assert all(value >= 0 for value in weight.values())
+    assert all((source.weight >= 0).all() for source in fitted.sources.values())
+    weight = {name: source.weight.mean() for name, source in fitted.sources.items()}
     assert weight["noise"] < 0.8 * weight["vlm"]
     assert weight["noise_copy"] < 0.8 * weight["vlm"]
     worthless, _ = judge([Evidence("useless", "A statement of this source.", score=1.0)], fitted)
@@ -199,7 +199,7 @@ def test_out_of_fold_numbers_do_not_reward_memorised_groups():
         for g in range(30) for _ in range(30)
     ]  # fmt: skip
     calibration = fit_calibration(examples)
-    assert calibration.sources["leak"].weight < 0.35
+    assert calibration.sources["leak"].weight.mean() < 0.35
     assert calibration.quality["balanced_accuracy"] < 0.55
 
 

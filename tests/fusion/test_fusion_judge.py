@@ -349,3 +349,25 @@ def test_a_level_that_no_score_reaches_rules_nothing_out():
     scores = LabelScores.of(np.linspace(0, 1, 20), 3)
     assert scores.largest_kept(0.01) == math.inf
     assert scores.largest_kept(0.5) < 1
+
+
+def test_a_source_may_count_for_one_label_more_than_for_another():
+    changed = record()
+    changed["sources"]["noise"]["weight"] = {"real": 0.5, "synthetic": 0.0, "tampered": 2.0}
+    calibration = Calibration.from_json(changed)
+    (item,), _ = judge([finding("noise", 0.9)], calibration)
+    assert {label: item.contribution[label] / item.llr[label] for label in LABELS} == pytest.approx(
+        {"real": 0.5, "synthetic": 0.0, "tampered": 2.0}
+    )
+    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json(), default=lambda a: a.tolist())))
+    assert again.sources["noise"].weight.tolist() == [0.5, 0.0, 2.0]
+
+
+def test_a_broken_source_could_have_spoken_against_each_accusation():
+    """What it said most in a picture's favour is not only that it is real, but that it is neither of the others."""
+    strong = [finding("noise", 1.0), finding("blending", 0.0), sd_parameters()]
+    failure = [SourceFailure("vlm", "defect")]
+    changed = record()
+    assert judge(strong, Calibration.from_json(changed), failures=failure)[1].label == "synthetic"
+    changed["sources"]["vlm"]["reach"] = {"real": 0.0, "synthetic": -40.0, "tampered": 0.0}
+    assert judge(strong, Calibration.from_json(changed), failures=failure)[1].label == "inconclusive"

@@ -19,7 +19,7 @@ from vlmforensics.errors import SettingsError
 from vlmforensics.fusion.calibrators import KINDS, Calibrator
 from vlmforensics.fusion.conformal import LabelScores
 from vlmforensics.fusion.gates import DistanceGate
-from vlmforensics.fusion.scale import Floats
+from vlmforensics.fusion.scale import Floats, as_map
 from vlmforensics.fusion.strict import Node, rounded
 from vlmforensics.types import LABELS, Reliability
 
@@ -53,11 +53,12 @@ class SourceCalibration:
 
     Attributes:
         calibrator: raw output → llr.
-        weight: factor ≥ 0 on the llr in fusion.
+        weight: (3,) factors ≥ 0 on the llr of each label in fusion: a source may be worth much for one question and
+            little for another. A file may give one number for all.
         cap: largest |llr|, nats (``scale.cap_for`` of the rarest label's count, or as declared for a fixed
             table).
-        reach: largest llr for *real* that this source gave in calibration, nats ≥ 0: what a broken source
-            could have said in a picture's favour.
+        reach: (3,) nats, the furthest that this source spoke in a picture's favour in calibration: its largest llr
+            for *real*, its smallest for the others. A file may give one number, for *real*.
         provenance: True where it reads the file around the pixels, so that gates about pixels do not
             concern it.
         fixed: True where the ratios were declared, not fitted; its weight is then not fitted either.
@@ -67,9 +68,9 @@ class SourceCalibration:
     """
 
     calibrator: Calibrator
-    weight: float
+    weight: Floats
     cap: float
-    reach: float
+    reach: Floats
     provenance: bool
     fixed: bool
     counts: Mapping[str, int]
@@ -80,7 +81,7 @@ class SourceCalibration:
         """JSON values."""
         quality = self.reliability
         return {
-            "kind": self.calibrator.kind, "weight": self.weight, "cap": self.cap, "reach": self.reach,
+            "kind": self.calibrator.kind, "weight": as_map(self.weight), "cap": self.cap, "reach": as_map(self.reach),
             "provenance": self.provenance, "fixed": self.fixed,
             "counts": dict(self.counts), "task": self.task,
             "parameters": self.calibrator.to_json(),
@@ -119,9 +120,13 @@ class SourceCalibration:
             quality = Reliability(share, low, high, inner.count("n"))
         return cls(
             calibrator=KINDS[kind].from_json(node.value["parameters"], f"{where}.parameters"),
-            weight=node.number("weight", 0),
+            weight=node.label_array("weight", 0)
+            if isinstance(node.value["weight"], Mapping)
+            else np.full(3, node.number("weight", 0)),
             cap=node.number("cap", 0),
-            reach=node.number("reach", 0),
+            reach=node.label_array("reach")
+            if isinstance(node.value["reach"], Mapping)
+            else np.array([node.number("reach", 0), 0.0, 0.0]),
             provenance=node.flag("provenance"),
             fixed=node.flag("fixed"),
             counts=MappingProxyType({label: counts.count(label) for label in LABELS}),

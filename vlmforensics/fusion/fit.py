@@ -59,7 +59,9 @@ PROVENANCE = ("c2pa", "camera_exif", "editor_traces", "generation_parameters", "
 """Sources that read the file around the pixels."""
 FOLDS = 5
 L2_SCORE = 2.0
-L2_FUSION = 20.0
+L2_FUSION = 30.0
+"""Pull of fusion weights to their mean, times the weight of a picture of the rarest label: the fewer these are, the
+more each of them sways."""
 FEW = 6
 """Numbers of a vector that need no choice of penalty."""
 L2_VECTOR = (2000.0, 500.0, 100.0, 20.0, L2_SCORE)
@@ -120,6 +122,7 @@ def fit_calibration(
     provenance: Iterable[str] = PROVENANCE,
     kinds: Mapping[str, str] | None = None,
     tasks: Mapping[str, str] | None = None,
+    unweighed: Iterable[str] = (),
     conformal_share: float = 0.0,
     alpha: float = 0.01,
     distance: DistanceGate | None = None,
@@ -142,6 +145,7 @@ def fit_calibration(
             out-of-fold log loss by over one per cent.
         tasks: source → a key of ``TASKS`` that its reliability is measured on; real against the rest by
             default.
+        unweighed: sources that are read and told of, and count nothing.
         conformal_share: share of the examples set aside for conformal scores, 0 = out-of-fold scores of all.
         alpha: for the figures in ``quality`` only; judging takes its own.
         distance: gate to store.
@@ -165,7 +169,9 @@ def fit_calibration(
         calibrators[name], llrs[:, place] = _source(columns[name], labels, folds, raw_weights, held)
     tables = {name: _declared(table, table_basis) for name, table in sorted(fixed_tables.items())}
     fixed = _fixed_contributions(examples, tables)
-    weights, prior, fused = _fuse(llrs, fixed, labels, folds, raw_weights, held)
+    counted = np.array([name not in set(unweighed) for name in names], dtype=bool)
+    weights = np.zeros((len(names), 3))
+    weights[counted], prior, fused = _fuse(llrs[:, counted], fixed, labels, folds, raw_weights, held)
     sources = {
         name: _describe(
             calibrators[name], columns[name].rows, llrs[:, place], labels, weights[place],
@@ -422,10 +428,10 @@ def _fuse(
 
     def fit(rows: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
         balanced = balanced_weights(labels[rows], weights[rows])
-        return fit_weights(llrs[rows], fixed[rows], labels[rows], balanced, L2_FUSION)
+        return fit_weights(llrs[rows], fixed[rows], labels[rows], balanced, L2_FUSION * float(balanced.max()))
 
     def apply(rows: np.ndarray[Any, Any], w: Floats, prior: Floats) -> Floats:
-        return log_softmax(prior + fixed[rows] + np.einsum("nsl,s->nl", llrs[rows], w))
+        return log_softmax(prior + fixed[rows] + np.einsum("nsl,sl->nl", llrs[rows], w))
 
     shipped, prior = fit(~held)
     fused = apply(np.ones(len(labels), dtype=bool), shipped, prior)
@@ -450,20 +456,26 @@ def _counts(rows: Ints, labels: Ints) -> Mapping[str, int]:
 
 
 def _describe(
-    calibrator: Calibrator, rows: Ints, llr: Floats, labels: Ints, weight: float, task: str, provenance: bool
+    calibrator: Calibrator, rows: Ints, llr: Floats, labels: Ints, weight: Floats, task: str, provenance: bool
 ) -> SourceCalibration:
     own = labels[rows]
     return SourceCalibration(
         calibrator=calibrator,
-        weight=float(weight),
+        weight=weight,
         cap=cap_for(int(np.bincount(own, minlength=3).min())),
-        reach=max(0.0, float(llr[rows, 0].max(initial=0.0))),
+        reach=_reach(llr[rows]),
         provenance=provenance,
         fixed=False,
         counts=_counts(rows, labels),
         task=task,
         reliability=_reliability(task, llr[rows], own),
     )
+
+
+def _reach(llr: Floats) -> Floats:
+    """(3,): the largest llr for *real* and the smallest for the others, of (n, 3); never against the picture."""
+    furthest = np.concatenate([llr[:, :1].max(axis=0, initial=0.0), llr[:, 1:].min(axis=0, initial=0.0)])
+    return np.asarray(furthest, dtype=np.float64)
 
 
 def _describe_fixed(table: Table, name: str, examples: Sequence[Example], labels: Ints) -> SourceCalibration:
@@ -481,8 +493,8 @@ def _describe_fixed(table: Table, name: str, examples: Sequence[Example], labels
         else np.zeros((0, 3))
     )
     largest = max(float(np.abs(row).max()) for row in table.rows.values())
-    reach = max(0.0, max(float(row[0]) for row in table.rows.values()))
     return SourceCalibration(
-        calibrator=table, weight=1.0, cap=largest, reach=reach, provenance=True, fixed=True,
+        calibrator=table, weight=np.ones(3), cap=largest, reach=_reach(np.stack([*table.rows.values()])),
+        provenance=True, fixed=True,
         counts=_counts(rows, labels), task=task, reliability=_reliability(task, llr, labels[rows]),
     )  # fmt: skip

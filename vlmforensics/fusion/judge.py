@@ -1,6 +1,7 @@
 """The only judge: evidence in, verdict out; arithmetic on stored numbers.
 
-    log-odds(label) = prior(label) + Σ contribution(label),      contribution = weight of the source × llr
+    log-odds(label) = prior(label) + Σ contribution(label),
+    contribution(label) = weight of the source for this label × llr(label)
     probabilities   = softmax(log-odds)
 
 A source that did not speak, is unknown to the calibration or has an unknown code contributes zero. The sum
@@ -117,7 +118,7 @@ def _weigh(item: Evidence, calibration: Calibration, silenced: bool) -> tuple[Ev
     zero = np.zeros(3)
     source = calibration.sources.get(item.source)
     if source is None:
-        llr, strength, weight, reliability = zero, NOT_CALIBRATED, 0.0, None
+        llr, strength, weight, reliability = zero, NOT_CALIBRATED, zero, None
     else:
         weight, reliability = source.weight, source.reliability
         found = source.calibrator.llr(item, source.cap)
@@ -156,11 +157,9 @@ def _decide(
             "stated.",
         )
     if broken and accused:
-        favour = sum(calibration.sources[name].weight * calibration.sources[name].reach for name in broken)
-        if (
-            conformal_decision(log_odds + np.array([favour, 0.0, 0.0]), calibration, alpha).label
-            != decision.label
-        ):
+        sources = [calibration.sources[name] for name in broken]
+        favour = np.sum([source.weight * source.reach for source in sources], axis=0)
+        if conformal_decision(log_odds + favour, calibration, alpha).label != decision.label:
             return Decision(
                 "inconclusive",
                 f"{_listed(broken)} could not be evaluated on this picture and might have outweighed the "
@@ -170,7 +169,7 @@ def _decide(
 
 
 def _counts(source: str, calibration: Calibration) -> bool:
-    return source in calibration.sources and calibration.sources[source].weight > 0
+    return source in calibration.sources and bool((calibration.sources[source].weight > 0).any())
 
 
 def conformal_decision(log_odds: Floats, calibration: Calibration, alpha: float) -> Decision:

@@ -157,9 +157,9 @@ def fit_isotonic(scores: Floats, labels: Ints, weights: Floats, *, target: int) 
 def fit_weights(
     llrs: Floats, fixed: Floats, labels: Ints, weights: Floats, l2: float
 ) -> tuple[Floats, Floats]:
-    """Fusion: non-negative weight per source and a prior, by regularised multinomial logistic regression.
+    """Fusion: non-negative weights per source and label and a prior, by regularised multinomial logistic regression.
 
-    Minimises weighted log loss of ``prior + fixed + Σ w_s llr_s`` plus ``l2/2 · Σ (w_s − m)² + l2/20 · m²``
+    Minimises weighted log loss of ``prior + fixed + Σ w_sl llr_sl`` plus ``l2/2 · Σ (w_sl − m)² + l2/20 · m²``
     over w ≥ 0, prior and the common value m ≥ 0: sources with little data are pulled to what sources are
     worth on average, and that average gently to zero.
 
@@ -171,7 +171,7 @@ def fit_weights(
         l2: strength of the pull.
 
     Returns:
-        weights (s,) ≥ 0 and prior (3,) summing to zero.
+        weights (s, 3) ≥ 0 and prior (3,) summing to zero.
     """
     from scipy.optimize import minimize
 
@@ -179,19 +179,19 @@ def fit_weights(
     target = np.eye(3)[labels]
 
     def objective(parameters: Floats) -> tuple[float, Floats]:
-        w, common, prior = parameters[:s], parameters[s], parameters[s + 1 :]
-        log_p = log_softmax(fixed + prior + np.einsum("nsl,s->nl", llrs, w))
+        w, common, prior = parameters[: 3 * s].reshape(s, 3), parameters[3 * s], parameters[3 * s + 1 :]
+        log_p = log_softmax(fixed + prior + np.einsum("nsl,sl->nl", llrs, w))
         error = (np.exp(log_p) - target) * weights[:, None]
         gradient = np.concatenate([
-            np.einsum("nsl,nl->s", llrs, error) + l2 * (w - common),
+            (np.einsum("nsl,nl->sl", llrs, error) + l2 * (w - common)).ravel(),
             [l2 * (common - w).sum() + 0.1 * l2 * common],
             error.sum(axis=0) + 1e-3 * prior,
         ])  # fmt: skip
         value = -(weights * log_p[np.arange(n), labels]).sum() + 0.5 * l2 * ((w - common) ** 2).sum()
         return float(value + 0.05 * l2 * common**2 + 0.5e-3 * (prior**2).sum()), gradient
 
-    start = np.concatenate([np.full(s + 1, 0.3), np.zeros(3)])
-    bounds = [(0.0, None)] * (s + 1) + [(None, None)] * 3
+    start = np.concatenate([np.full(3 * s + 1, 0.3), np.zeros(3)])
+    bounds = [(0.0, None)] * (3 * s + 1) + [(None, None)] * 3
     options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-8}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    return found[:s], found[s + 1 :] - found[s + 1 :].mean()
+    return found[: 3 * s].reshape(s, 3), found[3 * s + 1 :] - found[3 * s + 1 :].mean()

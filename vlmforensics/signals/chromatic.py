@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmforensics.signals.maps import heatmap, largest_region, place, too_small, upright
+from vlmforensics.signals.maps import heatmap, large, largest_region, place, reduced, too_small, upright
 from vlmforensics.types import BoolMask, CaseImage, Evidence, Grey, Pixels
 
 LIMIT = 1_500_000
@@ -50,34 +50,64 @@ class Aberration:
     usable: BoolMask
 
 
-def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], BoolMask]:
-    """Shift of ``channel`` against ``green`` in each window of 3×3 cells: (r, c, 2) pixels, and usable.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What both other channels are measured against.
+
+    Attributes:
+        terms: float32 (H, W) each: green, its gradients across and down.
+        normal: float64 (r, c, 4, 4), sums over windows of the products of green, one, and the gradients.
+    """
+
+    terms: tuple[Grey, Grey, Grey]
+    normal: NDArray[np.float64]
+
+
+def _smooth(pixels: Pixels, channel: int) -> Grey:
+    return np.asarray(cv2.GaussianBlur(pixels[..., channel].astype(np.float32), (0, 0), 1.0))
+
+
+def _total(values: Grey) -> NDArray[np.float64]:
+    """Sums over windows of 3×3 cells: float64 (r, c)."""
+    rows, columns = values.shape[0] // CELL, values.shape[1] // CELL
+    cut = values[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns * CELL)
+    cells = cut.sum(axis=1, dtype=np.float64).reshape(rows, columns, CELL).sum(axis=2)
+    return np.asarray(cv2.blur(cells, (3, 3), borderType=cv2.BORDER_REFLECT) * 9)
+
+
+def reference(pixels: Pixels) -> Reference:
+    """Measure green, uint8 (H, W, 3) given."""
+    green = _smooth(pixels, 1)
+    across = cv2.Sobel(green, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
+    down = cv2.Sobel(green, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
+    terms = (np.asarray(green - 128), np.asarray(across), np.asarray(down))
+    normal = np.empty((green.shape[0] // CELL, green.shape[1] // CELL, 4, 4))
+    normal[..., 1, 1] = _total(np.ones_like(green))
+    for i, one in zip((0, 2, 3), terms, strict=True):
+        normal[..., i, 1] = normal[..., 1, i] = _total(one)
+        for j, other in zip((0, 2, 3), terms, strict=True):
+            if j <= i:
+                normal[..., i, j] = normal[..., j, i] = _total(one * other)
+    return Reference(terms, normal)
+
+
+def _shifts(channel: Grey, green: Reference) -> tuple[NDArray[np.float64], BoolMask]:
+    """Shift of ``channel`` against green in each window of 3×3 cells: (r, c, 2) pixels, and usable.
 
     Least squares of channel = gain·green + offset − gain·(shift · gradient), by sums over windows.
     """
-    rows, columns = green.shape[0] // CELL, green.shape[1] // CELL
-    across = cv2.Sobel(green, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
-    down = cv2.Sobel(green, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
-    terms = [green - 128, np.ones_like(green), across, down]
     target = channel - 128
-
-    def total(product: Grey) -> NDArray[np.float64]:
-        cut = product[: rows * CELL, : columns * CELL]
-        cells = cut.reshape(rows, CELL, columns, CELL).sum(axis=(1, 3), dtype=np.float64)
-        return np.asarray(cv2.blur(cells, (3, 3), borderType=cv2.BORDER_REFLECT) * 9)
-
-    normal = np.empty((rows, columns, 4, 4))
-    right = np.empty((rows, columns, 4))
-    for i, one in enumerate(terms):
-        right[..., i] = total(one * target)
-        for j, other in enumerate(terms[: i + 1]):
-            normal[..., i, j] = normal[..., j, i] = total(one * other)
+    normal = green.normal.copy()
+    right = np.empty(normal.shape[:3])
+    right[..., 1] = _total(target)
+    for i, term in zip((0, 2, 3), green.terms, strict=True):
+        right[..., i] = _total(term * target)
     count = normal[..., 1, 1]
     scale = np.array([1, 1, 0.05, 0.05]) * count[..., None]
     normal[..., np.arange(4), np.arange(4)] += 1e-3 * scale + 1e-6  # a ridge: flat windows must not blow up
     inverse = np.linalg.inv(normal)
     solution = np.einsum("rcij,rcj->rci", inverse, right)
-    rest = np.maximum(total(target * target) - np.einsum("rci,rci->rc", solution, right), 0) / count
+    rest = np.maximum(_total(target * target) - np.einsum("rci,rci->rc", solution, right), 0) / count
     gain = solution[..., 0]
     safe = np.where(np.abs(gain) < 0.2, 1.0, gain)
     shift = -solution[..., 2:] / safe[..., None]
@@ -89,15 +119,18 @@ def _shifts(channel: Grey, green: Grey) -> tuple[NDArray[np.float64], BoolMask]:
     return shift, usable
 
 
-def aberration(pixels: Pixels, channel: int) -> Aberration | None:
+def aberration(pixels: Pixels, channel: int, green: Reference | None = None) -> Aberration | None:
     """Fit one expansion of a channel (0 red, 2 blue) against green, with a free centre.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        channel: 0 or 2.
+        green: :func:`reference` of the picture, so that both channels can share it.
 
     Returns:
         None where fewer than 40 windows have gradients enough.
     """
-    green = cv2.GaussianBlur(pixels[..., 1].astype(np.float32), (0, 0), 1.0)
-    other = cv2.GaussianBlur(pixels[..., channel].astype(np.float32), (0, 0), 1.0)
-    shift, usable = _shifts(other, green)
+    shift, usable = _shifts(_smooth(pixels, channel), green or reference(pixels))
     if int(usable.sum()) < _MIN_CELLS:
         return None
     rows, columns = usable.shape
@@ -162,14 +195,14 @@ class ChromaticAberration:
         """Return one evidence; an empty list where no aberration can be measured."""
         if too_small(case, 8 * CELL):
             return []
-        pixels = case.stored
-        reduction = min(1.0, (LIMIT / (pixels.shape[0] * pixels.shape[1])) ** 0.5)
-        if reduction < 1:
-            size = (round(pixels.shape[1] * reduction), round(pixels.shape[0] * reduction))
-            pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        pixels = reduced(case.stored, LIMIT)
+        reduction = min(1.0, (LIMIT / (case.width * case.height)) ** 0.5)
+        if large(case):  # these may be reduced by a rounder number
+            reduction = pixels.shape[1] / case.stored.shape[1]
         if min(pixels.shape[:2]) < 8 * CELL or bool((pixels[..., 0] == pixels[..., 1]).mean() > 0.99):
             return []
-        fits = [(name, fit) for name, c in (("red", 0), ("blue", 2)) if (fit := aberration(pixels, c))]
+        green = reference(pixels)
+        fits = [(name, fit) for name, c in (("red", 0), ("blue", 2)) if (fit := aberration(pixels, c, green))]
         measured = [
             (name, fit) for name, fit in fits if fit.certainty >= MEASURABLE and fit.corner >= _LEAST_SHIFT
         ]

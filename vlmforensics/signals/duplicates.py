@@ -21,9 +21,11 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from vlmforensics.signals.maps import reduced
 from vlmforensics.types import Grey
 
 MOST_KEYPOINTS = 2500
+"""Keypoints that are matched, the strongest of a picture."""
 RATIO = 0.65
 """Largest ratio of successive descriptor distances that ends a run of matches (g2NN)."""
 TOLERANCE = 3.0
@@ -53,7 +55,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, eq=False)
 class _Keypoints:
-    """``place`` float32 (n, 2) pixels, ``size`` and ``angle`` (n,) in pixels and radians, unit descriptors (n, 128)."""
+    """``place`` float32 (n, 2) pixels, ``size`` (n,) up to a factor, ``angle`` (n,) radians, descriptors (n, 128)."""
 
     place: NDArray[np.float32]
     size: NDArray[np.float32]
@@ -61,16 +63,21 @@ class _Keypoints:
     descriptors: NDArray[np.float32]
 
 
-def _keypoints(plane: Grey) -> _Keypoints | None:
-    finder = cv2.SIFT.create(nfeatures=MOST_KEYPOINTS, contrastThreshold=0.01, edgeThreshold=12)
+def _keypoints(plane: Grey, most: int, limit: int | None) -> _Keypoints | None:
+    """Strongest keypoints of a plane, found after reducing it to about ``limit`` pixels; places are in its own."""
+    height, width = plane.shape
+    plane = plane if limit is None else reduced(plane, limit)
+    scale = np.array([width / plane.shape[1], height / plane.shape[0]], dtype=np.float32)
+    finder = cv2.SIFT.create(nfeatures=most, contrastThreshold=0.01, edgeThreshold=12)
     points, descriptors = finder.detectAndCompute(plane.astype(np.uint8), None)
     if descriptors is None or len(points) < 8:
         return None
     # Ties in strength may give more than was asked for.
-    points, descriptors = points[:MOST_KEYPOINTS], descriptors[:MOST_KEYPOINTS]
+    points, descriptors = points[:most], descriptors[:most]
     length = np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
+    place = np.array([point.pt for point in points], dtype=np.float32)
     return _Keypoints(
-        np.array([point.pt for point in points], dtype=np.float32),
+        place if plane.shape == (height, width) else (place + np.float32(0.5)) * scale - np.float32(0.5),
         np.array([point.size for point in points], dtype=np.float32),
         np.deg2rad(np.array([point.angle for point in points], dtype=np.float32)),
         (descriptors / length).astype(np.float32),
@@ -81,9 +88,12 @@ def _matches(points: _Keypoints, apart: float) -> NDArray[np.intp]:
     """Pairs of keypoints at least ``apart`` pixels apart that look alike: intp (m, 2), each pair in both directions."""
     count = min(10, len(points.place) - 1)
     cosine = points.descriptors @ points.descriptors.T
+    # Many keypoints have nothing near but themselves; sorting the neighbours of all is most of the work.
+    alike = np.flatnonzero(np.count_nonzero(cosine > 1 - (_FARTHEST + 0.001) ** 2 / 2, axis=1) > 1)
+    cosine = cosine[alike]
     near = np.argpartition(cosine, -count, axis=1)[:, -count:]
     distance = np.sqrt(np.maximum(2 - 2 * np.take_along_axis(cosine, near, 1), 0))
-    gap = np.linalg.norm(points.place[:, None] - points.place[near], axis=2)
+    gap = np.linalg.norm(points.place[alike, None] - points.place[near], axis=2)
     distance = np.where(gap < apart, np.float32(9), distance)
     order = np.argsort(distance, axis=1, kind="stable")
     near, distance = np.take_along_axis(near, order, 1), np.take_along_axis(distance, order, 1)
@@ -91,7 +101,7 @@ def _matches(points: _Keypoints, apart: float) -> NDArray[np.intp]:
     jump = (distance[:, :-1] < RATIO * distance[:, 1:])[:, :5]
     kept = np.flip(np.maximum.accumulate(np.flip(jump, 1), axis=1), 1)
     one, column = np.nonzero(kept & (distance[:, : kept.shape[1]] < _FARTHEST))
-    pairs = np.stack([one, near[one, column]], axis=1).astype(np.intp)
+    pairs = np.stack([alike[one], near[one, column]], axis=1).astype(np.intp)
     return np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
 
 
@@ -100,7 +110,14 @@ def _every(count: int, most: int) -> NDArray[np.intp]:
     return np.arange(count) if count <= most else np.linspace(0, count - 1, most).astype(np.intp)
 
 
-def keypoint_hypotheses(plane: Grey, apart: float, most: int = 12, least: int = 4) -> list[Hypothesis]:
+def keypoint_hypotheses(
+    plane: Grey,
+    apart: float,
+    keypoints: int = MOST_KEYPOINTS,
+    limit: int | None = None,
+    most: int = 12,
+    least: int = 4,
+) -> list[Hypothesis]:
     """Find maps that many matched keypoints agree on; deterministic.
 
     Plain shifts come first. Then each match gives a similarity from the places, sizes and angles of its two keypoints;
@@ -109,10 +126,12 @@ def keypoint_hypotheses(plane: Grey, apart: float, most: int = 12, least: int = 
     Args:
         plane: float32 (H, W), 0..255.
         apart: least distance in pixels between source and copy.
+        keypoints: most keypoints that are matched.
+        limit: pixels to which the plane is reduced to find them; None = not at all.
         most: hypotheses returned.
         least: distinct keypoints that must agree.
     """
-    points = _keypoints(plane)
+    points = _keypoints(plane, keypoints, limit)
     if points is None:
         return []
     pairs = _matches(points, apart)
@@ -130,9 +149,10 @@ def keypoint_hypotheses(plane: Grey, apart: float, most: int = 12, least: int = 
         distinct = len(np.unique(np.rint(copy[kept]), axis=0))
         if affine is not None and distinct >= least and _plausible(affine):
             found.append(Hypothesis(affine, distinct, copy[kept]))
-        used = {(int(a), int(b)) for a, b in pairs[kept]}
-        pairs = np.array([p for p in pairs.tolist() if (p[0], p[1]) not in used and (p[1], p[0]) not in used])
-        pairs = pairs.reshape(-1, 2).astype(np.intp)
+        used = pairs[kept]
+        number = len(points.place)
+        taken = np.concatenate([used @ (number, 1), used @ (1, number)])  # in both directions
+        pairs = pairs[~np.isin(pairs @ (number, 1), taken)]
     return found
 
 
@@ -227,10 +247,14 @@ def shift_hypotheses(white: Grey, apart: float, most: int = 8) -> list[Hypothesi
     overlap = (height - down) * (width - np.abs(right))
     energy = max(float(np.square(white).mean()), 1e-6)
     # In deviations of a lag between unrelated residuals; then against its neighbourhood, as regular texture is broad.
-    deviation = (lags / np.sqrt(np.maximum(overlap, 1)) / energy).astype(np.float32)
+    scale = 1 / np.sqrt(height - down) / energy * (1 / np.sqrt(width - np.abs(right)))
+    deviation = np.multiply(lags, scale, out=scale).astype(np.float32)
     mean, wide = cv2.blur(deviation, (9, 9)), cv2.blur(deviation, (31, 31))
-    spread = np.sqrt(np.maximum(cv2.blur(deviation * deviation, (31, 31)) - wide * wide, 0))
-    sharp = (deviation - mean) / np.maximum(spread, 0.7)
+    spread = cv2.blur(deviation * deviation, (31, 31))
+    spread -= np.multiply(wide, wide, out=wide)
+    np.sqrt(np.maximum(spread, 0, out=spread), out=spread)
+    sharp = np.subtract(deviation, mean, out=mean)
+    sharp /= np.maximum(spread, 0.7, out=spread)
     sharp[(down**2 + right**2 < apart**2) | (overlap < 4000)] = 0
     sharp[0, :width] = 0  # the other half of the horizontal lags
     peaks = np.flatnonzero((sharp > 3.5) & (sharp >= cv2.dilate(sharp, np.ones((7, 7)))))

@@ -18,8 +18,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vlmforensics.signals.maps import luma, upright
-from vlmforensics.types import BoolMask, Box, CaseImage, Evidence, Grey, Pixels, Region
+from vlmforensics.signals.maps import halved, luma, upright
+from vlmforensics.types import BoolMask, Box, CaseImage, Evidence, Pixels, Region
 
 SIDE = 320
 """Pixels of the longer side at which faces are looked for; faces under a tenth of it are not found."""
@@ -55,7 +55,7 @@ def find_faces(pixels: Pixels) -> list[Box]:
     height, width = pixels.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(halved(pixels, *size), size, interpolation=cv2.INTER_AREA))
     if min(size) < 48:
         return []
     found = _cascade().detect_multi_scale(
@@ -77,11 +77,11 @@ def find_faces(pixels: Pixels) -> list[Box]:
     return boxes
 
 
-def softness(plane: Grey, box: Box) -> float | None:
+def softness(pixels: Pixels, box: Box) -> float | None:
     """How much more fine detail the surroundings of a face have, relative to coarse detail: natural log.
 
     Args:
-        plane: float32 (H, W), 0..255, upright, unscaled.
+        pixels: uint8 (H, W, 3), upright, unscaled.
         box: of the face.
 
     Returns:
@@ -90,9 +90,9 @@ def softness(plane: Grey, box: Box) -> float | None:
     side = box.x1 - box.x0
     margin = side // 3
     x0, y0 = max(0, box.x0 - margin), max(0, box.y0 - margin)
-    part = plane[y0 : box.y1 + margin, x0 : box.x1 + margin]
     if side < LEAST:
         return None
+    part = luma(pixels[y0 : box.y1 + margin, x0 : box.x1 + margin])
     fine = np.square(part - cv2.GaussianBlur(part, (0, 0), 1.0))
     coarse = np.square(cv2.GaussianBlur(part, (0, 0), 2.0) - cv2.GaussianBlur(part, (0, 0), 4.0))
     inside: BoolMask = np.zeros(part.shape, bool)
@@ -123,12 +123,12 @@ class Faces:
         if min(case.width, case.height) < LEAST * 2:
             return []
         boxes = find_faces(case.upright)
-        plane = upright(luma(case.stored), case.orientation) if boxes else None
-        faces = [
-            Face(box, value)
-            for box in boxes
-            if plane is not None and (value := softness(plane, box)) is not None
-        ]
+        if not boxes:
+            return []
+        pixels = case.stored  # as in the file: a profile's conversion would be measured, too
+        if case.orientation != 1:
+            pixels = np.dstack([upright(pixels[..., c], case.orientation) for c in range(3)])
+        faces = [Face(box, value) for box in boxes if (value := softness(pixels, box)) is not None]
         if not faces:
             return []
         softest = max(faces, key=lambda face: face.softness)

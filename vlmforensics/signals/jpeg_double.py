@@ -90,8 +90,9 @@ def double_compression(plane: Grey, table: NDArray[np.int32]) -> DoubleCompressi
     Returns:
         None where too few coefficients are non-zero for a test.
     """
-    coefficients = block_dct(plane)
-    calibration = block_dct(plane, 4, 4)
+    lowest = 1 + max(max(mode) for mode in MODES)
+    coefficients = block_dct(plane, lowest=lowest)
+    calibration = block_dct(plane, 4, 4, lowest=lowest)
     shape = coefficients.shape[:2]
     quantised, ratios, counts, total = [], [], [], 0
     for v, u in MODES:

@@ -10,6 +10,7 @@ Reference: Farid 2009, Exposing Digital Forgeries from JPEG Ghosts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -29,6 +30,7 @@ TILE = 4
 FOUND = 5.0
 """Robust deviations of a region's ghost above which the text speaks of one."""
 _MIN_TILES = 6
+_LOWEST = 6  # frequencies a direction, of which those are used whose sum is under it
 _MIN_TEXTURE = 4.0  # mean square of AC coefficients under which a tile can't show a ghost
 
 
@@ -49,33 +51,37 @@ class Ghost:
     tiles: Grey
 
 
-def difference_curves(plane: Grey) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def difference_curves(
+    plane: Grey, qualities: Sequence[int] = QUALITIES
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean square change of each tile when it is quantised again at each quality.
 
     Args:
         plane: float32 (H, W), 0..255, its corner on the JPEG grid.
+        qualities: of libjpeg, 1..100.
 
     Returns:
         float32 (qualities, r, c), relative to what a coefficient spread evenly over each step would change, and
         float32 (r, c), mean square of the AC coefficients.
     """
-    coefficients = block_dct(plane)
-    rows, columns = (side // TILE for side in coefficients.shape[:2])
-    kept = coefficients[: rows * TILE, : columns * TILE].reshape(-1, 64)
     # Modes of high frequency are zero nearly everywhere; the lower half of the zig-zag carries the curve.
-    low = np.flatnonzero(np.add.outer(np.arange(8), np.arange(8)).ravel() <= 5)[1:]
+    coefficients = block_dct(plane, lowest=_LOWEST)
+    rows, columns = (side // TILE for side in coefficients.shape[:2])
+    kept = coefficients[: rows * TILE, : columns * TILE].reshape(-1, _LOWEST * _LOWEST)
+    low = np.flatnonzero(np.add.outer(np.arange(_LOWEST), np.arange(_LOWEST)).ravel() < _LOWEST)[1:]
     values = kept[:, low]
     energy = values * values
-    curves = []
-    for quality in QUALITIES:
-        step = standard_table(quality).ravel()[low].astype(np.float32)
-        change = values - step * np.rint(values / step)
+    curves = np.empty((len(qualities), rows, columns), dtype=np.float32)
+    change, expected = np.empty_like(values), np.empty_like(values)
+    for index, quality in enumerate(qualities):
+        step = standard_table(quality)[:_LOWEST, :_LOWEST].ravel()[low].astype(np.float32)
+        np.rint(np.divide(values, step, out=change), out=change)
+        np.subtract(values, np.multiply(change, step, out=change), out=change)
         # A value under half a step changes by itself whatever its past: compare with the smaller of both bounds.
-        expected = np.minimum(energy, step * step / 12)
-        curves.append(
-            _tile_mean(change * change, rows, columns) / (_tile_mean(expected, rows, columns) + 0.05)
-        )
-    return np.stack(curves), _tile_mean(energy, rows, columns)
+        np.minimum(energy, step * step / 12, out=expected)
+        changed = _tile_mean(np.multiply(change, change, out=change), rows, columns)
+        curves[index] = changed / (_tile_mean(expected, rows, columns) + 0.05)
+    return curves, _tile_mean(energy, rows, columns)
 
 
 def _tile_mean(values: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
@@ -94,7 +100,7 @@ def find_ghost(plane: Grey, own_quality: int) -> Ghost | None:
         None where there are too few textured tiles or no quality below the file's own.
     """
     usable = [index for index, quality in enumerate(QUALITIES) if quality <= own_quality - 4]
-    curves, texture = difference_curves(plane)
+    curves, texture = difference_curves(plane, QUALITIES[: len(usable)])
     textured = texture >= _MIN_TEXTURE
     if not usable or textured.sum() < 4 * _MIN_TILES:
         return None

@@ -22,11 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmforensics.signals.blocks import basis
-from vlmforensics.signals.maps import centre, heatmap, largest_region, luma, place, too_small, upright
+from vlmforensics.signals.maps import (
+    centre,
+    half_if_large,
+    heatmap,
+    largest_region,
+    luma,
+    place,
+    too_small,
+    upright,
+)
 from vlmforensics.types import CaseImage, Evidence, Grey
 
 LIMIT = 2_000_000
-"""Pixels examined; larger pictures are examined in their centre."""
+"""Pixels examined; larger pictures are examined in their centre, those above :data:`.maps.LARGE` in half of that."""
 CELL = 64
 """Pixels a side of a cell; windows of 2×2 cells are judged."""
 MODES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
@@ -75,12 +84,16 @@ def _sliding(plane: Grey, v: int, u: int) -> Grey:
 
 def _cell_histograms(values: Grey, rows: int, columns: int) -> Grey:
     """Histogram of |coefficient| for each cell and grid position: float32 (rows, columns, 64, 129)."""
-    level = np.minimum(np.rint(np.abs(values)), _BINS).astype(np.int64)
-    y, x = np.arange(rows * CELL), np.arange(columns * CELL)
-    cell = (y // CELL * columns)[:, None] + (x // CELL)[None, :]
-    index = ((cell * 64 + (y % 8 * 8)[:, None] + (x % 8)[None, :]) * (_BINS + 1) + level).ravel()
-    counts = np.bincount(index, minlength=rows * columns * 64 * (_BINS + 1)).astype(np.float32)
-    counts = counts.reshape(rows, columns, 64, _BINS + 1)
+    y, x = np.arange(CELL), np.arange(columns * CELL)
+    position = (y % 8 * 8)[:, None] + (x % 8)[None, :]
+    base = ((x // CELL)[None, :] * 64 + position) * (_BINS + 1)
+    counts = np.empty((rows, columns, 64, _BINS + 1), dtype=np.float32)
+    for row in range(rows):  # one row of cells at a time: its counters fit the processor's cache
+        level = np.abs(values[row * CELL : (row + 1) * CELL])
+        np.minimum(np.rint(level, out=level), _BINS, out=level)
+        index = base + level.astype(np.int64)
+        found = np.bincount(index.ravel(), minlength=columns * 64 * (_BINS + 1))
+        counts[row] = found.reshape(columns, 64, _BINS + 1)
     counts[..., :2] = 0  # zeros and ones are multiples of nothing
     counts[..., _BINS] = 0  # everything larger
     return counts
@@ -171,7 +184,7 @@ class JpegGrid:
         """Return both evidences, for any format; an empty list for pictures under 136 pixels a side."""
         if too_small(case, 2 * CELL + 8):
             return []
-        window, top, left = centre(case.stored, LIMIT)
+        window, top, left = centre(case.stored, half_if_large(case, LIMIT))
         if min(window.shape[:2]) < 2 * CELL + 8:
             return []
         own = case.container.format == "JPEG"

@@ -14,6 +14,9 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 MIN_SIDE = 64
 """Pixels a side under which the statistical sources abstain."""
+LARGE = 2_000_000
+"""Pixels above which work may be simplified to bound it: only 3 in 1,000 of the pictures that calibration was fitted
+on have more, so that up to here results are as they were calibrated."""
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of R, G, B in JPEG's luma (ITU-R BT.601)."""
 
@@ -34,6 +37,16 @@ def upright(array: NDArray[_Scalar], orientation: int) -> NDArray[_Scalar]:
 def too_small(case: CaseImage, side: int = MIN_SIDE) -> bool:
     """True where the picture has fewer than ``side`` pixels on an axis."""
     return bool(min(case.stored.shape[:2]) < side)
+
+
+def large(case: CaseImage) -> bool:
+    """True where the picture has more than :data:`LARGE` pixels."""
+    return case.width * case.height > LARGE
+
+
+def half_if_large(case: CaseImage, limit: int) -> int:
+    """Pixels that a method examines: ``limit``, and half of them where it would not see the whole picture anyway."""
+    return limit // 2 if large(case) else limit
 
 
 def centre(pixels: NDArray[_Scalar], limit: int, align: int = 8) -> tuple[NDArray[_Scalar], int, int]:
@@ -59,6 +72,42 @@ def centre(pixels: NDArray[_Scalar], limit: int, align: int = 8) -> tuple[NDArra
         tall, wide = (tall, width) if height > width else (height, wide)
     top, left = (height - tall) // 2 // align * align, (width - wide) // 2 // align * align
     return pixels[top : top + tall, left : left + wide], top, left
+
+
+def halved(pixels: NDArray[_Scalar], width: int, height: int) -> NDArray[_Scalar]:
+    """Halve a large picture as often as it keeps this size: a tenth of the cost of averaging by any other factor.
+
+    Args:
+        pixels: (H, W) or (H, W, 3); returned as it is where it has at most :data:`LARGE` pixels.
+        width: least width kept.
+        height: least height kept.
+    """
+    while pixels.shape[0] * pixels.shape[1] > LARGE:
+        tall, wide = pixels.shape[0] // 2, pixels.shape[1] // 2
+        if wide < width or tall < height:
+            break
+        even = pixels[: 2 * tall, : 2 * wide]
+        pixels = np.asarray(cv2.resize(even, (wide, tall), interpolation=cv2.INTER_AREA))
+    return pixels
+
+
+def reduced(pixels: NDArray[_Scalar], limit: int) -> NDArray[_Scalar]:
+    """Reduce a picture to about ``limit`` pixels by averaging areas; smaller ones are returned as they are.
+
+    Args:
+        pixels: (H, W) or (H, W, 3).
+        limit: pixels (H × W) kept.
+    """
+    height, width = pixels.shape[:2]
+    scale = (limit / (height * width)) ** 0.5
+    if scale >= 1:
+        return pixels
+    size = (round(width * scale), round(height * scale))
+    # A halving that ends a little under the limit will do: the fraction that is left would cost more than all halvings.
+    pixels = halved(pixels, round(0.95 * size[0]), round(0.95 * size[1]))
+    if pixels.shape[1] <= size[0]:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def heatmap(values: NDArray[Any], low: float, high: float) -> Grey:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from vlmforensics.signals.maps import luma, too_small
@@ -48,7 +49,8 @@ def fall_off(planes: list[Grey]) -> FallOff | None:
     for plane in planes:
         tiles = np.lib.stride_tricks.sliding_window_view(plane, (_SIDE, _SIDE))[::_SIDE, ::_SIDE]
         flat = tiles.reshape(-1, _SIDE, _SIDE) - tiles.mean(axis=(2, 3)).reshape(-1, 1, 1)
-        total += (np.abs(np.fft.rfft2(flat * window)) ** 2).sum(axis=0)
+        found = scipy.fft.rfft2(flat * window)
+        total += (np.square(found.real) + np.square(found.imag)).sum(axis=0)
     if float(total[0, 1:].sum()) < 1.0:
         return None
     radius = np.hypot(np.fft.fftfreq(_SIDE)[:, None], np.fft.rfftfreq(_SIDE)[None, :])

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, median_filter
 
-from vlmforensics.signals.maps import centre, luma, too_small
+from vlmforensics.signals.maps import LARGE, centre, luma, too_small
 from vlmforensics.types import CaseImage, Evidence, Grey
 
-LIMIT = 4_000_000
-"""Pixels examined; larger pictures are examined in their centre."""
+LIMIT = LARGE
+"""Pixels examined; larger pictures are examined in their centre, for the trace is the whole picture's or none."""
 FOUND = 6.0
 """Score above which the text speaks of resampling."""
 FOUND_CELLS = 0.12
