@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +92,7 @@ def signals(
         typer.echo(line)
     result = sources.figures(sources.read_rows(observed))
     if cost:
-        result["cost"] = overhead.signal_ratios(3000, 4000)
+        result["cost"] = asdict(overhead.costs())
     save(result, ROOT / "results" / "signals.json")
     sources.write_page(result, docs / "signals.md")
     typer.echo(f"wrote {docs / 'signals.md'}")

@@ -24,7 +24,7 @@ from vlmforensics.assistant import Assistant, gate_features
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.eval import conditions as given
 from vlmforensics.eval.samples import FAKE, Sample
-from vlmforensics.finetune.calibrate import LEVELS, TASKS, declared_tables
+from vlmforensics.finetune.calibrate import LEVELS, NUMEROUS, TASKS, declared_tables
 from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.fusion import Calibration, DistanceGate, Example, Reading, fit_calibration, judge
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
@@ -169,6 +169,7 @@ def fit(
         levels=LEVELS,
         fixed_tables=declared_tables(),
         tasks={name: task for name, task in TASKS.items() if name in names},
+        unweighed=NUMEROUS,
         distance=DistanceGate.fit(features) if len(features) >= ENOUGH_FOR_GATE else shipped.distance,
         notes={"command": "vlmforensics eval calibrate"},
     )

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.eval.metrics import auc_of, draws, interval, roc_auc, share
+from vlmforensics.eval.overhead import BUDGET, Costs
 from vlmforensics.finetune.calibrate import TASKS
 from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.pictures import Picture, load_manifest
@@ -290,9 +291,12 @@ def page(result: Mapping[str, Any]) -> list[str]:
     ]
     if "cost" in result:
         lines += ["| source | processor time, × decoding the same 12-megapixel JPEG |", "|---|---|"]
-        rows = sorted(result["cost"].items(), key=lambda item: -item[1])
+        cost = Costs(**result["cost"])
+        rows = sorted(cost.sources.items(), key=lambda item: -item[1])
         lines += [f"| `{name}` | {ratio:.2f} |" for name, ratio in rows]
-        lines.append(f"| all together | {sum(result['cost'].values()):.1f} |")
+        lines.append(f"| all together | {cost.total:.1f} |")
+        lines += [f"| {name}, for comparison | {ratio:.2f} |" for name, ratio in cost.tower.items()]
+        lines.append(f"| allowed: {BUDGET:.0f}, and the towers' pass | {cost.allowed:.1f} |")
     return lines
 
 

@@ -64,8 +64,10 @@ def witnesses(settings: Settings, which: str) -> Assistant:
         levels={"synthetic": 0.1, "tampered": 0.1},
         margin=0.0,
     )
+    backbone = load(settings)
+    backbone.parts.experts = None  # nobody hears what the label head would say of their readings
     return Assistant(
-        load(settings),
+        backbone,
         () if which == "networks" else load_sources(settings),
         BlendingDetector.load(settings) if networks else None,
         MaskHead.load(settings) if networks else None,

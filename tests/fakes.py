@@ -25,7 +25,7 @@ ZERO = np.zeros(3)
 
 def _source(calibrator) -> SourceCalibration:
     return SourceCalibration(
-        calibrator=calibrator, weight=1.0, cap=6.0, reach=3.0, provenance=False, fixed=False,
+        calibrator=calibrator, weight=np.ones(3), cap=6.0, reach=np.array([3.0, 0, 0]), provenance=False, fixed=False,
         counts=dict.fromkeys(LABELS, 500), task="real against the rest",
         reliability=Reliability(0.8, 0.75, 0.84, 500),
     )  # fmt: skip

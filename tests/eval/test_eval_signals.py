@@ -135,7 +135,7 @@ def test_page_is_written_between_its_marks(folder):
     file = folder / "signals.md"
     file.write_text(f"before\n{signals.BEGIN}\nold\n{signals.END}\nafter\n", encoding="utf-8")
     result = signals.figures([row(i, label, i) for label in ("real", "tampered") for i in range(12)])
-    signals.write_page(result | {"cost": {"copy_move": 2.0}}, file)
+    signals.write_page(result | {"cost": {"sources": {"copy_move": 2.0}, "tower": {"look": 1.5}}}, file)
     text = file.read_text(encoding="utf-8")
     assert text.startswith("before")
     assert text.endswith("after\n")

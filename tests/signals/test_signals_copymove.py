@@ -9,7 +9,7 @@ from skimage import data
 
 from vlmforensics.imaging import encode, open_case
 from vlmforensics.settings import Settings
-from vlmforensics.signals.copymove import FOUND, CopyMove
+from vlmforensics.signals.copymove import FOUND, CopyMove, coherence
 from vlmforensics.signals.duplicates import shift_hypotheses, whitened
 from vlmforensics.signals.maps import luma
 
@@ -88,6 +88,28 @@ def test_repeated_things_with_their_own_noise_are_no_copy():
     noisy = np.clip(wall + rng.normal(0, 3, wall.shape), 0, 255).astype(np.uint8)
     (evidence,) = CopyMove().examine(case(noisy))
     assert evidence.score < FOUND
+
+
+def test_a_straight_edge_is_no_copy_of_itself():
+    """A pole before the sky, shifted along itself, agrees with itself in all its pixels."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:400, :600].astype(np.float32)
+    pole = np.clip(14.5 - np.abs(columns - 300), 0, 1)
+    plain = cv2.GaussianBlur((150 + 30 * rows / 400) * (1 - pole) + 40 * pole, (0, 0), 0.8)
+    noisy = plain[..., None].repeat(3, axis=-1) + rng.normal(0, 0.4, (400, 600, 1))
+    (evidence,) = CopyMove().examine(case(np.clip(noisy, 0, 255).round().astype(np.uint8), 80))
+    assert evidence.score < FOUND
+
+
+def test_coherence_tells_an_edge_from_a_corner_and_from_texture():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(2, 5000)).astype(np.float32)
+    assert coherence(one, 0.5 * one) == pytest.approx(1)
+    assert coherence(one, other) < 0.05
+    flat = np.zeros(9, np.float32)
+    assert coherence(flat, flat) == 1
+    ones = np.ones(3, np.float32)
+    assert coherence(np.r_[2 * ones, 0 * ones], np.r_[0 * ones, ones]) == pytest.approx((4 - 1) / (4 + 1))
 
 
 def test_follows_the_orientation():
