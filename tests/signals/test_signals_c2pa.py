@@ -77,15 +77,25 @@ def signer():
 
 
 def sign(
-    signer, action: dict, picture: bytes | None = None, remote: str | None = None, held: dict | None = None
+    signer,
+    action: dict,
+    picture: bytes | None = None,
+    remote: str | None = None,
+    held: dict | None = None,
+    extra: dict | None = None,
 ) -> bytes:
-    """A signed picture; ``held`` are its ingredients by relationship, each with an action of its own."""
+    """A signed picture; ``held`` are its ingredients by relationship, each with an action; then ``extra``."""
     uses = {"parentOf": "c2pa.opened", "componentOf": "c2pa.placed"}
     steps = [{"action": uses[name], "parameters": {"ingredientIds": [name]}} for name in held or ()]
     manifest = {
         "claim_generator_info": [{"name": "Test Generator [E9]", "version": "1"}],
         "format": "image/jpeg",
-        "assertions": [{"label": "c2pa.actions", "data": {"actions": steps or [action]}}],
+        "assertions": [
+            {
+                "label": "c2pa.actions",
+                "data": {"actions": [*steps, extra] if steps and extra else steps or [action]},
+            }
+        ],
     }
     context = c2pa.Context(
         c2pa.Settings.from_dict({"verify": {"remote_manifest_fetch": False, "verify_after_sign": False}})
@@ -125,6 +135,21 @@ def test_declared_source(signer, kind, code):
     assert "on no trust list" in evidence.statement
     assert "Made For A Test" in evidence.statement
     assert "[" not in evidence.statement
+
+
+def test_an_edit_by_a_trained_model_makes_no_generated_picture(signer):
+    photograph = sign(signer, {"action": "c2pa.created", "digitalSourceType": NEWSCODES + "digitalCapture"})
+    edit = {"action": "c2pa.edited", "digitalSourceType": NEWSCODES + "trainedAlgorithmicMedia"}
+    (evidence,) = examine(sign(signer, {}, held={"parentOf": photograph}, extra=edit))
+    assert evidence.code == "ai-edited"
+
+
+def test_a_generated_picture_stays_one_when_a_model_edits_it(signer):
+    kind = NEWSCODES + "trainedAlgorithmicMedia"
+    made = sign(signer, {"action": "c2pa.created", "digitalSourceType": kind})
+    edit = {"action": "c2pa.edited", "digitalSourceType": kind}
+    (evidence,) = examine(sign(signer, {}, held={"parentOf": made}, extra=edit))
+    assert evidence.code == "ai-generated"
 
 
 def test_a_generated_parent_makes_the_picture_generated_a_generated_part_makes_it_edited(signer):

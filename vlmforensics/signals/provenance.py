@@ -45,8 +45,8 @@ class Credentials:
         signer: common name and issuer as in the certificate (hostile text), or empty.
         generator: software that made the claim (hostile text), or empty.
         source_types: last path segment of every digital source type, the active manifest's first.
-        own_types: those among them that speak of the picture itself, and not of what was placed in it: the active
-            manifest's, then those of its parent, and so on.
+        origin: the one with which the picture itself was created, by the active manifest or else its parent, and so
+            on; empty where none says so. What was placed in it, or done to it, has types of its own.
         manifests: number in the store.
         failures: validation failure codes other than an untrusted signer, sorted.
     """
@@ -55,7 +55,7 @@ class Credentials:
     signer: str = ""
     generator: str = ""
     source_types: tuple[str, ...] = ()
-    own_types: tuple[str, ...] = ()
+    origin: str = ""
     manifests: int = 0
     failures: tuple[str, ...] = ()
 
@@ -119,13 +119,14 @@ def _summary(reader: Any) -> Credentials:
     info = active.get("claim_generator_info")
     tool = info[0] if isinstance(info, list) and info and isinstance(info[0], dict) else {}
     others = [manifest for key, manifest in list(manifests.items())[:_MAX_MANIFESTS] if key != label]
-    kinds = [kind for manifest in (active, *others) for kind in _source_types(manifest)]
+    kinds = [kind for manifest in (active, *others) for _, kind in _source_types(manifest)]
+    own = (step for manifest in _lineage(manifests, label) for step in _source_types(manifest))
     return Credentials(
         state=str(reader.get_validation_state()),
         signer=", ".join(names),
         generator=str(tool.get("name", active.get("claim_generator", ""))),
         source_types=tuple(dict.fromkeys(kinds)),
-        own_types=tuple(kind for manifest in _lineage(manifests, label) for kind in _source_types(manifest)),
+        origin=next((kind for action, kind in own if action == "c2pa.created"), ""),
         manifests=len(manifests),
         failures=_failures(store),
     )
@@ -147,8 +148,8 @@ def _lineage(manifests: dict[str, Any], label: Any) -> Iterator[Any]:
         label = next(parents, None)
 
 
-def _source_types(manifest: Any) -> Iterator[str]:
-    """Digital source types of a manifest's actions, lower case, last segment of the address."""
+def _source_types(manifest: Any) -> Iterator[tuple[str, str]]:
+    """A manifest's actions that have a digital source type, and this: lower case, last segment of the address."""
     assertions = manifest.get("assertions") if isinstance(manifest, dict) else None
     for assertion in assertions[:256] if isinstance(assertions, list) else ():
         if not isinstance(assertion, dict) or not str(assertion.get("label", "")).startswith("c2pa.actions"):
@@ -158,7 +159,7 @@ def _source_types(manifest: Any) -> Iterator[str]:
         for action in actions[:256] if isinstance(actions, list) else ():
             kind = action.get("digitalSourceType") if isinstance(action, dict) else None
             if isinstance(kind, str):
-                yield kind.rsplit("/", 1)[-1].lower()
+                yield str(action.get("action", "")), kind.rsplit("/", 1)[-1].lower()
 
 
 def _failures(store: dict[str, Any]) -> tuple[str, ...]:
@@ -176,7 +177,7 @@ def _code(found: Credentials) -> str:
         return found.state.lower()
     if found.state == "Invalid":
         return "invalid"
-    if "trainedalgorithmicmedia" in found.own_types[:1]:
+    if found.origin == "trainedalgorithmicmedia":
         return "ai-generated"
     if any("trainedalgorithmicmedia" in kind or kind == "compositesynthetic" for kind in found.source_types):
         return "ai-edited"
