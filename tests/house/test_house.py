@@ -88,10 +88,10 @@ def test_files_stay_readable():
 
 
 @pytest.mark.parametrize("statement", ["import vlmforensics", "import vlmforensics.cli"])
-def test_import_is_cheap(statement):
+def test_import_is_cheap(statement, tmp_path):
     heavy = ("torch", "transformers", "gradio", "ray")
     probe = f"import sys; {statement}; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT.parent)
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
