@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
@@ -270,6 +270,10 @@ class Mask:
     def area_fraction(self) -> float:
         """Share of the picture inside the binary mask, 0..1."""
         return float(self.binary.mean())
+
+    def unmarked(self) -> Mask:
+        """The same map with nothing marked in it."""
+        return replace(self, binary=np.zeros_like(self.binary), boxes=(), confidences=())
 
     def save(self, path: str | Path) -> None:
         """Write the binary mask as a grey PNG of the upright picture's size, 255 = suspected."""

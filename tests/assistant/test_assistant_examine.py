@@ -1,6 +1,7 @@
 """The assistant: order of the rooms, broken witnesses, other backbones, gates, determinism."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from vlmforensics.errors import CorruptImage, InputError, RemoteError, Unreadabl
 from vlmforensics.fusion import DistanceGate
 from vlmforensics.report import to_record
 from vlmforensics.settings import Settings
+from vlmforensics.types import Box, Evidence
 
 STAGES = ["decoding", "signals", "blending", "looking", "mask", "judging"]
 
@@ -66,6 +68,25 @@ def test_a_broken_witness_is_a_failure_and_never_a_vote_for_real(fakes, data, pa
     assert [(failure.source, failure.code) for failure in report.failures] == [(source, code)]
     assert source not in by_source(report)
     assert report.verdict.label == "inconclusive"
+
+
+def test_a_speck_is_no_region_to_verdict_picture_and_text_alike(fakes, data):
+    class Specks(fakes.Masks):
+        def locate(self, pixels, **asked):
+            found = super().locate(pixels, **asked)
+            binary = np.zeros_like(found.binary)
+            binary[0, 0] = True
+            return replace(found, binary=binary, boxes=(Box(0, 0, 1, 1),))
+
+        def evidence(self, mask, pixels_shape):
+            assert not mask.binary.any()
+            assert mask.boxes == mask.confidences == ()
+            return [Evidence("mask", "The mask head marks no region.", score=0.4)]
+
+    report = fakes.make(masks=Specks()).examine(data)
+    assert report.failures == ()
+    assert report.mask is None
+    assert "%" not in report.verdict.mask_agreement
 
 
 def test_blending_and_mask_may_break_too(fakes, data, monkeypatch):

@@ -16,7 +16,7 @@ from vlmforensics.fusion import Calibration, Gate, judge, mask_agreement
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
 from vlmforensics.fusion.judge import ruled_out_below
 from vlmforensics.fusion.scale import as_map, cap_for, llr_from_logits, strength_of
-from vlmforensics.types import LABELS, Evidence, SourceFailure
+from vlmforensics.types import LABELS, Box, Evidence, Region, SourceFailure
 
 COUNTS = {"real": 300, "synthetic": 200, "tampered": 100}
 
@@ -264,6 +264,18 @@ def test_a_broken_source_never_leads_to_real_and_may_block_an_accusation():
     changed["sources"]["noise"]["reach"] = 60.0
     _, blocked = judge(strong, Calibration.from_json(changed), failures=[SourceFailure("noise", "x")])
     assert blocked.label == "inconclusive"
+
+
+def test_where_only_a_finding_names_a_place_the_verdict_points_at_it(calibration):
+    region = Region(Box(1, 1, 5, 5))
+    strong = [finding("blending", 1.0, region=region), finding("vlm", vector=(-9.0, -9.0, -0.1))]
+    _, placed = judge(strong, calibration, mask_area=0.0)
+    assert placed.label == "tampered"
+    assert "finding names" in placed.mask_agreement
+    _, unplaced = judge([finding("blending", 1.0), strong[1]], calibration, mask_area=0.0)
+    assert "unknown" in unplaced.mask_agreement
+    _, masked = judge(strong, calibration, mask_area=0.1)
+    assert "10 %" in masked.mask_agreement
 
 
 def test_bad_arguments(calibration):

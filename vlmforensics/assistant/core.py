@@ -277,6 +277,10 @@ class Assistant:
                     seg=own.seg if own is not None else None,
                     label_log_probs=own.log_probs if own is not None else None,
                 )
+                if mask is not None and mask.area_fraction < fusion.MASK_NOTICEABLE:
+                    mask = (
+                        mask.unmarked()
+                    )  # what the verdict does not call a region is none to the reader either
                 # a mask without a region is told as evidence, but there is nothing to draw
                 drawn = mask if mask is not None and mask.binary.any() else None
                 return drawn, head.evidence(mask, pixels.shape)

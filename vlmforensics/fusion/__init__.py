@@ -6,9 +6,10 @@
 from vlmforensics.fusion.calibration import Calibration, Guarantee, SourceCalibration
 from vlmforensics.fusion.fit import Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate, Gate, pixel_gates
-from vlmforensics.fusion.judge import judge, mask_agreement
+from vlmforensics.fusion.judge import MASK_NOTICEABLE, judge, mask_agreement
 
 __all__ = [
+    "MASK_NOTICEABLE",
     "Calibration",
     "DistanceGate",
     "Example",

@@ -107,7 +107,7 @@ def judge(
         abstention=decision.reason,
         alpha=alpha,
         leading=leading,
-        mask_agreement=mask_agreement(decision.label, mask_area),
+        mask_agreement=mask_agreement(decision.label, mask_area, placed=any(map(_places, numbered))),
         ruled_out_below=as_map(ruled_out_below(log_odds, calibration, alpha)),
     )
     return numbered, verdict
@@ -270,17 +270,25 @@ def _listed(names: Sequence[str]) -> str:
     return f"The source{'s' if len(names) > 1 else ''} {words}"
 
 
-def mask_agreement(label: VerdictLabel, area: float | None) -> str | None:
+def _places(item: Evidence) -> bool:
+    """Whether a finding other than the mask speaks for *tampered* and has a region."""
+    return item.source != "mask" and item.region is not None and item.contribution["tampered"] > 0
+
+
+def mask_agreement(label: VerdictLabel, area: float | None, *, placed: bool = False) -> str | None:
     """How verdict and mask agree, one sentence, or None where no mask head ran.
 
     Args:
         label: the verdict.
         area: share of the picture inside the mask, 0..1, or None.
+        placed: a finding that speaks for *tampered* names a place of its own.
     """
     if area is None:
         return None
     share = "less than 1 %" if area < 0.01 else f"{100 * area:.0f} %"
     if area < MASK_NOTICEABLE:
+        if placed and label == "tampered":
+            return "The mask marks no region; the place that a finding names is the only hint where."
         return {
             "tampered": "The verdict is tampered, but no region could be marked, so its place is unknown.",
             "synthetic": "No region is marked, as expected of a picture that was generated as a whole.",
