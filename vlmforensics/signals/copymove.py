@@ -44,6 +44,8 @@ SIDE = 128
 """Pixels a side under which nothing is examined."""
 FOUND = 1.0
 """Score from which the text speaks of a copy."""
+SHIFTS = 3
+"""Most different shifts of copies: three places that show one thing. Letters and graphics repeat themselves in more."""
 STRAIGHT = 0.95
 """Coherence from which a part is one straight edge. Moved along itself, an edge agrees with itself: that is no copy."""
 WINDOW = 11
@@ -77,6 +79,15 @@ class Copy:
     coarse: float
     support: int
     score: float
+
+    @property
+    def shift(self) -> tuple[int, int]:
+        """From source to copy at the part's centre, in steps of six pixels, whichever of both is the source."""
+        rows, columns = np.nonzero(self.part)
+        here = np.array([columns.mean() + self.corner[0], rows.mean() + self.corner[1]])
+        inverse = cv2.invertAffineTransform(self.map)
+        x, y = np.rint((here - (inverse[:, :2] @ here + inverse[:, 2])) / 6).astype(int)
+        return (int(x), int(y)) if (x, y) > (0, 0) else (int(-x), int(-y))
 
     def marked(self, height: int, width: int) -> BoolMask:
         """The copy and its source (or the other way round: that can't be told): bool (height, width)."""
@@ -366,6 +377,13 @@ class CopyMove:
         if not copies:
             text = f"No part of at least {_MIN_AREA} pixels (at {plane.shape[1]} × {plane.shape[0]}) repeats another."
             return [Evidence(self.name, text, score=0.0, recompute=recompute)]
+        shifts = len({copy.shift for copy in copies if copy.score >= FOUND})
+        if shifts > SHIFTS:
+            text = (
+                f"Parts of the picture repeat exactly with {shifts} different shifts, as lettering and graphics do by "
+                "themselves; a copied part is not told from them."
+            )
+            return [Evidence(self.name, text, score=0.0, recompute=recompute | {"shifts": shifts})]
         best = copies[0]
         recompute["map"] = [[round(float(value), 4) for value in row] for row in best.map]
         measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
