@@ -150,7 +150,7 @@ class Costs:
         return [*lines, f"budget: {BUDGET:.0f} + {pass_}; {kept}"]
 
 
-def costs(height: int = 3000, width: int = 4000, towers: bool = True) -> Costs:
+def costs(height: int = 3000, width: int = 4000) -> Costs:
     """Measure every local signal, and the towers' pass, on one JPEG of quality 90.
 
     Other work on the machine only ever adds to processor time, so the least of several runs counts, and decoding is
@@ -159,14 +159,13 @@ def costs(height: int = 3000, width: int = 4000, towers: bool = True) -> Costs:
     Args:
         height: of the picture, in pixels.
         width: the same.
-        towers: load the compact model's towers and measure them, too.
     """
     data = encode(photograph(height, width), "JPEG", quality=90)
     case = open_case(data)
     job = Job("JPEG", width, height, 8, 1, 10**8)
     sources: dict[str, Callable[[], Any]]
     sources = {source.name: partial(source.examine, case) for source in load_sources()}
-    passes = tower_passes(case.upright) if towers else {}
+    passes = tower_passes(case.upright)
     ratios: dict[str, float] = {}
     for name, run in (sources | passes).items():
         least = [math.inf, math.inf]
@@ -202,11 +201,6 @@ def tower_passes(pixels: Pixels) -> dict[str, Callable[[], Any]]:
         "tower (DINOv2, a look)": lambda: look.features([squash(pixels)]),
         "tower (CLIP, the whole)": lambda: whole.read(pixels),
     }
-
-
-def signal_ratios(height: int = 3000, width: int = 4000) -> dict[str, float]:
-    """Processor time of each local signal on one JPEG, as a multiple of decoding that JPEG."""
-    return dict(costs(height, width, towers=False).sources)
 
 
 def report() -> str:

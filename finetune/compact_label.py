@@ -242,15 +242,12 @@ def train_readings(
     return float(np.mean(losses[-max(1, steps // 10) :]))
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    each = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.05)
-    return (each * weights).mean()
-
-
 def _take_step(
     optimiser: torch.optim.Optimizer, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
 ) -> float:
-    loss = _loss(logits, labels, weights)
+    """Lower the weighted loss by one step; returns it."""
+    each = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.05)
+    loss = (each * weights).mean()
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
