@@ -184,7 +184,7 @@ def experts(
 def observe(
     data: Data,
     out: Annotated[Path, typer.Option(help="JSON lines file; further runs append what is missing.")],
-    variant: Annotated[list[str], typer.Option(help="As for prepare; may be repeated.")],
+    variant: Annotated[list[str] | None, typer.Option(help="As for prepare; may be repeated.")] = None,
     witnesses: Annotated[
         str, typer.Option(help="`signals`, `networks` (blending, masks) or `all` of them.")
     ] = "signals",
@@ -193,6 +193,9 @@ def observe(
     rest: Annotated[
         bool, typer.Option(help="The pictures that are not looked at without this option.")
     ] = False,
+    again: Annotated[
+        str, typer.Option(help="Instead: read this one signal anew in all of OUT, after its code changed.")
+    ] = "",
     part: str = "0/1",
     threads: int = 1,
 ) -> None:
@@ -202,12 +205,18 @@ def observe(
     from vlmforensics.settings import load_settings
 
     pictures = load_manifest(data)
+    donors = work.donors_of(pictures, assign_folds(pictures, FOLDS))
+    if again:
+        for line in work.again(again, pictures, donors, out):
+            typer.echo(line)
+        return
+    if not variant:
+        raise typer.BadParameter("needed, unless --again is given", param_hint="--variant")
     index, count = share_of(part)
     jobs = work.choose(pictures, variant, real=real, synthetic=synthetic)
     if rest:
         jobs = work.others(pictures, jobs, variant)
     jobs = jobs[index::count]
-    donors = work.donors_of(pictures, assign_folds(pictures, FOLDS))
     assistant = work.witnesses(load_settings(threads=threads, sandbox=False), witnesses)
     for line in work.observe(assistant, jobs, donors, out):
         typer.echo(line)

@@ -20,8 +20,9 @@ from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.pictures import Picture, familiar_families
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.fusion.conformal import LabelScores
+from vlmforensics.imaging import open_case
 from vlmforensics.settings import Settings, load_settings
-from vlmforensics.types import LABELS
+from vlmforensics.types import LABELS, Evidence
 
 
 @dataclass(frozen=True)
@@ -145,16 +146,54 @@ def observe(
         line = {
             "variant": variant,
             "sha256": picture.sha256,
-            "readings": {
-                item.source: [_short(item.score), [_short(v) for v in item.vector], item.code]
-                for item in report.evidence
-            },
+            "readings": {item.source: _reading(item) for item in report.evidence},
             "features": [_short(v) for v in gate_features(patches)] if patches else [],
             "failures": [failure.source for failure in report.failures],
         }
         append(file, [line])
         if count % 50 == 0 or count == len(todo):
             yield f"{count} of {len(todo)}, {count / (time.monotonic() - started):.2f} a second"
+
+
+def again(
+    name: str, pictures: Sequence[Picture], donors: Mapping[str, Sequence[Picture]], file: Path
+) -> Iterator[str]:
+    """Read one signal anew in all observations of a file, after its code changed; goes on where it stopped.
+
+    Args:
+        name: of the evidence source.
+        pictures: that were observed, and more.
+        donors: as for ``observe``.
+        file: JSON lines, replaced as a whole at the end.
+
+    Raises:
+        SettingsError: there is no such source, or an observed picture is missing.
+    """
+    from vlmforensics.signals import load_sources
+
+    settings = load_settings(sandbox=False)
+    source = next((source for source in load_sources(settings) if source.name == name), None)
+    if source is None:
+        raise SettingsError(f"there is no evidence source {name!r}")
+    by_hash = {picture.sha256: picture for picture in pictures}
+    part = file.with_name(f"{name}-{file.name}")  # calibration reads all observed-*.jsonl
+    rows, done = read_journal(file), len(read_journal(part))
+    for count, row in enumerate(rows[done:], start=done + 1):
+        picture = by_hash.get(row["sha256"])
+        if picture is None:
+            raise SettingsError(f"{row['sha256']} in {file} is no picture of the data")
+        data = prepare(picture, row["variant"], donors[picture.sha256], settings)
+        found = source.examine(open_case(data, file=picture.path.name, settings=settings))
+        kept = {key: reading for key, reading in row["readings"].items() if key != name}
+        append(part, [row | {"readings": kept | {item.source: _reading(item) for item in found}}])
+        if count % 200 == 0 or count == len(rows):
+            yield f"{file.name}: {count} of {len(rows)}"
+    if rows:
+        part.replace(file)
+
+
+def _reading(item: Evidence) -> list[object]:
+    return [_short(item.score), [_short(value) for value in item.vector], item.code]
 
 
 def _short(value: float | None) -> float | None:

@@ -10,9 +10,10 @@ import torch
 from safetensors.numpy import save_file
 
 from vlmforensics.errors import SettingsError
-from vlmforensics.finetune import calibrate, compact_label, compact_whole, features
+from vlmforensics.finetune import calibrate, compact_label, compact_whole, features, observe
 from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.compact_label import Sample, write_scores
+from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.observe import Observation
 from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest
 from vlmforensics.finetune.progress import show_progress
@@ -226,6 +227,40 @@ def test_computing_goes_on_where_it_stopped(manifest, tmp_path, monkeypatch):
     assert second["whole"] == first["whole"] != second["last"]
     with pytest.raises(SettingsError, match="no features 'tail'"):
         named("tail")
+
+
+def test_one_signal_is_read_again_and_all_else_kept(manifest, tmp_path, monkeypatch):
+    file = tmp_path / "observed-0.jsonl"
+    old = {"noise": [9.0, [1.0], "old"], "vlm": [0.5, [], ""]}
+    rows = [
+        {"variant": "equalised", "sha256": p.sha256, "readings": old, "features": [1.0]} for p in manifest
+    ]
+    append(file, rows)
+    donors = {p.sha256: manifest for p in manifest}
+    fetched = observe.prepare
+    monkeypatch.setattr(observe, "prepare", lambda picture, *rest: _cut(picture, fetched, *rest))
+    _cut.left = 4
+    with pytest.raises(KeyboardInterrupt):
+        list(observe.again("noise", manifest, donors, file))
+    assert read_journal(file) == rows, "nothing is replaced before all is read"
+    _cut.left = 2  # four of six are not read twice
+    list(observe.again("noise", manifest, donors, file))
+    assert [path.name for path in tmp_path.glob("*.jsonl") if "manifest" not in path.name] == [file.name]
+    for row in read_journal(file):
+        assert row["readings"]["vlm"] == old["vlm"]
+        assert row["features"] == [1.0]
+        assert row["readings"].get("noise") != old["noise"]
+    with pytest.raises(SettingsError, match="no evidence source 'nothing'"):
+        list(observe.again("nothing", manifest, donors, file))
+    with pytest.raises(SettingsError, match="no picture of the data"):
+        list(observe.again("noise", manifest[1:], donors, file))
+
+
+def _cut(picture, fetch, *rest):
+    if _cut.left == 0:
+        raise KeyboardInterrupt
+    _cut.left -= 1
+    return fetch(picture, *rest)
 
 
 def test_a_step_hears_some_samples_readings_and_none_of_others():

@@ -9,7 +9,7 @@ from skimage import data
 
 from vlmforensics.imaging import encode, open_case
 from vlmforensics.settings import Settings
-from vlmforensics.signals.copymove import FOUND, SHIFTS, CopyMove, coherence
+from vlmforensics.signals.copymove import FOUND, SHIFTS, CopyMove, coherence, find_copies, is_lettering
 from vlmforensics.signals.duplicates import shift_hypotheses, whitened
 from vlmforensics.signals.maps import luma
 
@@ -113,6 +113,33 @@ def test_lettering_repeats_itself_and_is_no_copy():
     assert evidence.region is None
     assert "lettering" in evidence.statement
     assert evidence.recompute["shifts"] > SHIFTS
+
+
+@pytest.mark.parametrize(("ink", "edge"), [((255, 255, 255), (0, 0, 0)), ((200, 40, 40), (235, 235, 235))])
+def test_a_few_repeated_letters_are_no_copy(ink, edge):
+    pixels = photograph("coffee")
+    pixels[300:390, 30:330] = edge
+    cv2.putText(pixels, "MOM", (40, 370), cv2.FONT_HERSHEY_SIMPLEX, 2, ink, 6)
+    copies = find_copies(luma(pixels))
+    letters = [copy for copy in copies if copy.score >= FOUND]
+    assert letters
+    assert len({copy.shift for copy in letters}) <= SHIFTS
+    assert all(copy.lettering for copy in letters)
+    (evidence,) = CopyMove().examine(case(pixels, 90))
+    assert evidence.score < FOUND
+    assert evidence.region is None
+
+
+def test_lettering_is_told_by_its_two_flat_tones_or_by_black_and_white():
+    part = np.ones((40, 40), bool)
+    steps = np.where(np.arange(40)[None, :] % 8 < 4, 90.0, 160.0).astype(np.float32).repeat(40, 0)
+    still, steep = np.zeros((40, 40), np.float32), np.full((40, 40), 5, np.float32)
+    assert is_lettering(steps, still, part)
+    assert not is_lettering(steps, steep, part), "two tones, nowhere flat"
+    ramp = np.linspace(60, 190, 1600, dtype=np.float32).reshape(40, 40)
+    assert not is_lettering(ramp, still, part), "three quarters of a ramp's variance lie between its halves"
+    assert is_lettering(np.where(ramp < 100, 0, ramp).astype(np.float32), steep, part)
+    assert not is_lettering(np.full((40, 40), 128, np.float32), still, part)
 
 
 def test_one_thing_in_three_places_is_still_found():

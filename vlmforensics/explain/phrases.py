@@ -241,6 +241,14 @@ PAIR_CONTRAST: tuple[str, ...] = (
     "{Ta} {ca} {points_a}, whereas {tb} {cb} {points_b}.",
 )
 
+# ---- several lesser findings that point the same way, without their statements ----
+MINOR: tuple[str, ...] = (
+    "To a smaller degree, {topics} also {speaks|speak} {toward}.",
+    "{A smaller weight|Smaller weights} {toward} {comes|come} from {topics}.",
+    "{topics} {counts|count} {toward} as well, with {a smaller weight|smaller weights}.",
+    "There is also {topics}, which {argues|argue} {toward} with {a smaller weight|smaller weights}.",
+)
+
 # ---- the rest ----
 NEUTRAL: tuple[str, ...] = (
     "{topics} hardly {moves|move} the balance.",

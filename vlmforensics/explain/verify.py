@@ -232,7 +232,7 @@ NARRATED = (
     "TOWARD", "POINTS", "EMBED", "CON_EMBED", "PRO_TOP_LEAD", "PRO_TOP_TAIL", "PRO_FIRST_LEAD", "PRO_FIRST_TAIL",
     "PRO_NEXT_LEAD",
     "PRO_NEXT_TAIL", "CON_FIRST_LEAD", "CON_FIRST_TAIL", "CON_NEXT_LEAD", "CON_NEXT_TAIL", "PAIR_SAME",
-    "PAIR_CONTRAST", "NEUTRAL", "UNWEIGHED",
+    "PAIR_CONTRAST", "MINOR", "NEUTRAL", "UNWEIGHED",
 )  # fmt: skip
 """Banks whose sentences a narrator may imitate; each of them passes ``verify``."""
 

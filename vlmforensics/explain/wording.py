@@ -13,9 +13,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlmforensics.explain import phrases
-from vlmforensics.explain.direction import Balance, balance, direction, percent, place_of, size, without
+from vlmforensics.explain.direction import (
+    Balance,
+    Direction,
+    balance,
+    direction,
+    percent,
+    place_of,
+    size,
+    without,
+)
 from vlmforensics.types import LABELS, Evidence, Report
 
+OWN_PROS, OWN_CONS = 3, 2
+"""Findings for and against the verdict that get sentences of their own; the others share one."""
 LONG = 130
 """Characters from which a statement stands at the end of its sentence, after a colon."""
 
@@ -257,9 +268,21 @@ class Wording:
         text = numbered(self.choose.pick(bank), len(items) > 1).format(topics=self.topics(items))
         return Sentence(capital(text), tuple(item.id for item in items))
 
+    def minor(self, items: Sequence[Evidence]) -> list[Sentence]:
+        """Lesser findings by topic alone, so that none that counts is left out: a sentence for each direction."""
+        groups: dict[Direction | None, list[Evidence]] = {}
+        for item in items:
+            groups.setdefault(direction(item), []).append(item)
+        sentences = []
+        for group in groups.values():
+            template = numbered(self.choose.pick(phrases.MINOR), len(group) > 1)
+            text = template.format(topics=self.topics(group), toward=self.toward(group[0]))
+            sentences.append(Sentence(capital(text), tuple(item.id for item in group)))
+        return sentences
+
     def objections(self) -> list[Sentence]:
         """What speaks against the verdict: up to two findings."""
-        cons = self.balance.cons[:2]
+        cons = self.balance.cons[:OWN_CONS]
         banks = (
             (phrases.CON_FIRST_LEAD, phrases.CON_FIRST_TAIL),
             (phrases.CON_NEXT_LEAD, phrases.CON_NEXT_TAIL),
@@ -348,13 +371,18 @@ class Wording:
     def body(self, worded: Mapping[str, object] | set[str]) -> list[list[Sentence]]:
         """Paragraphs after the summary; evidence in ``worded`` has been said already."""
         parts = self.balance
-        new = [item for item in parts.pros[:3] if item.id not in worded]
-        reasons = self.reasons(new)
+
+        def new(items: Sequence[Evidence]) -> list[Evidence]:
+            return [item for item in items if item.id not in worded]
+
+        reasons = self.reasons(new(parts.pros[:OWN_PROS]))
         if parts.pros and (extra := self.place(parts.pros[0])) is not None and parts.pros[0].source != "mask":
             reasons.append(extra)
         if parts.pros and (extra := self.reliability(parts.pros[0])) is not None:
             reasons.append(extra)
+        reasons += self.minor(new(parts.pros[OWN_PROS:]))
         against = [item for item in self.objections() if not set(item.ids) & set(worded)]
+        against += self.minor(new(parts.cons[OWN_CONS:]))
         against += [self.silent(group[:4]) for group in (parts.neutral, parts.unweighed) if group]
         undecided = self.report.verdict.label == "inconclusive"
         last = [

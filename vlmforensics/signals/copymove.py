@@ -48,6 +48,8 @@ SHIFTS = 3
 """Most different shifts of copies: three places that show one thing. Letters and graphics repeat themselves in more."""
 STRAIGHT = 0.95
 """Coherence from which a part is one straight edge. Moved along itself, an edge agrees with itself: that is no copy."""
+LETTER = 2500
+"""Close pixels of the largest part that may be a letter; see :func:`is_lettering`."""
 WINDOW = 11
 """Pixels a side of the window in which agreement is measured."""
 _MIN_AREA = 150  # pixels of the examined size that must agree closely
@@ -69,6 +71,7 @@ class Copy:
         coarse: mean difference behind a blur over the detail there; 0 = identical.
         support: matched keypoints, 0 for a shift that the autocorrelation found.
         score: see :func:`strength`.
+        lettering: see :func:`is_lettering`.
     """
 
     map: Affine
@@ -79,6 +82,7 @@ class Copy:
     coarse: float
     support: int
     score: float
+    lettering: bool
 
     @property
     def shift(self) -> tuple[int, int]:
@@ -276,6 +280,7 @@ def verify(planes: _Planes, hypothesis: Hypothesis, apart: float) -> Iterator[Co
             coarse=coarse,
             support=hypothesis.support,
             score=strength(count, ratio, coarse),
+            lettering=count < LETTER and is_lettering(here, np.hypot(slope_x, slope_y) / 8, inside),
         )
 
 
@@ -292,6 +297,29 @@ def coherence(slope_x: Grey, slope_y: Grey) -> float:
     xx, yy = float(np.square(slope_x).mean()), float(np.square(slope_y).mean())
     xy = float((slope_x * slope_y).mean())
     return float(np.hypot(xx - yy, 2 * xy) / (xx + yy)) if xx + yy > 0 else 1.0
+
+
+def is_lettering(plane: Grey, slope: Grey, part: BoolMask) -> bool:
+    """Whether a part looks like drawn letters: much of it quite black or white, or two tones and much of it flat.
+
+    The same letter of one font is the same pixels, wherever it stands: no trace of a copy.
+
+    Args:
+        plane: float32 (h, w), 0..255.
+        slope: float32 (h, w), length of the gradient, grey levels a pixel.
+        part: bool (h, w), its pixels.
+    """
+    around = cv2.dilate(part.view(np.uint8), np.ones((5, 5), np.uint8)).view(np.bool_)
+    values = plane[around]
+    if float(((values < 14) | (values > 241)).mean()) > 0.25:
+        return True
+    flat = float((slope[around] < 1).mean())
+    threshold, _ = cv2.threshold(values.astype(np.uint8)[None], 0, 255, cv2.THRESH_OTSU)
+    dark = values <= threshold
+    if flat <= 0.3 or dark.all() or not dark.any():
+        return False
+    between = float(dark.mean() * (1 - dark.mean())) * float(values[dark].mean() - values[~dark].mean()) ** 2
+    return between > 0.8 * float(values.var())
 
 
 def _labelled(agrees: BoolMask, close: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -360,7 +388,7 @@ def _correlation(one: Grey, other: Grey, floor: float) -> Grey:
 class CopyMove:
     """Evidence for a part that was copied within the picture."""
 
-    name, version, cost = "copy_move", "2", "about a second"
+    name, version, cost = "copy_move", "3", "about a second"
 
     def examine(self, case: CaseImage) -> list[Evidence]:
         """Return one evidence; an empty list for pictures under 128 pixels a side, or flat ones."""
@@ -384,6 +412,11 @@ class CopyMove:
                 "themselves; a copied part is not told from them."
             )
             return [Evidence(self.name, text, score=0.0, recompute=recompute | {"shifts": shifts})]
+        letters = sum(copy.lettering for copy in copies)
+        copies = [copy for copy in copies if not copy.lettering]
+        if not copies:
+            text = "The parts that repeat exactly are lettering or line art, which does so by itself."
+            return [Evidence(self.name, text, score=0.0, recompute=recompute | {"letters": letters})]
         best = copies[0]
         recompute["map"] = [[round(float(value), 4) for value in row] for row in best.map]
         measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
