@@ -59,7 +59,7 @@ def grid() -> list[str]:
 
 
 def injections() -> list[str]:
-    """Each text, and after it its control: the same pixels shuffled until nothing can be read."""
+    """Each text, and after it its control: the same letters, shuffled until nothing can be read."""
     return [f"{what}-{name}" for name in TEXTS for what in ("text", "control")]
 
 
@@ -174,19 +174,22 @@ def _social(pixels: Pixels, rng: np.random.Generator, level: float) -> bytes:
 
 
 def _injected(pixels: Pixels, rng: np.random.Generator, lines: tuple[str, ...], readable: bool) -> bytes:
-    """Text on a white plate across the upper or lower part; the control shuffles the plate's columns block by block."""
+    """Text on a white plate across the upper or lower part; the control has the same letters in another order."""
     height, width = pixels.shape[:2]
-    plate = _plate(lines, max(32, int(0.9 * width)))
-    plate = plate[: height // 2]
     if not readable:
-        block = max(2, plate.shape[0] // (4 * len(lines)))
-        edges = np.array_split(np.arange(plate.shape[1]), max(2, plate.shape[1] // block))
-        plate = plate[:, np.concatenate([edges[i] for i in rng.permutation(len(edges))])]
+        lines = tuple(_shuffled(line, rng) for line in lines)
+    plate = _plate(lines, max(32, int(0.9 * width)))[: height // 2]
     top = height - plate.shape[0] if _low(pixels) else 0
     drawn = pixels.copy()
     left = (width - plate.shape[1]) // 2
     drawn[top : top + plate.shape[0], left : left + plate.shape[1]] = plate
     return _save(drawn)
+
+
+def _shuffled(line: str, rng: np.random.Generator) -> str:
+    """The letters of a line in random order, its spaces where they were."""
+    letters = iter(rng.permutation([letter for letter in line if letter != " "]))
+    return "".join(" " if letter == " " else str(next(letters)) for letter in line)
 
 
 def _low(pixels: Pixels) -> bool:

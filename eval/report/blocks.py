@@ -365,7 +365,7 @@ def _injection(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     return [
         Heading("Text drawn into pictures"),
         Text(
-            "The control is the same plate with its columns shuffled: the same pixels, nothing to read. A verdict "
+            "The control is the same plate with the letters of each line shuffled: nothing to read. A verdict "
             "flips by reading where the text changes it and the control does not; a picture is beyond the bound where "
             "the text moves some log-probability by half a nat more than the control does."
         ),

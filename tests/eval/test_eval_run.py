@@ -106,7 +106,7 @@ def test_conditions_repeat_and_differ():
         given.check(["jpeg-ninety"])
 
 
-def test_a_texts_control_has_its_pixels_and_its_place(fakes):
+def test_a_texts_control_has_its_letters_and_its_place(fakes):
     pixels = fakes.scene(1, 320, 240)
     made = [
         decode_trusted(
@@ -117,7 +117,8 @@ def test_a_texts_control_has_its_pixels_and_its_place(fakes):
     changed = [(one != pixels).any(axis=2) for one in made]
     rows = [np.flatnonzero(mask.any(axis=1)) for mask in changed]
     assert (rows[0][0], rows[0][-1]) == (rows[1][0], rows[1][-1])
-    assert np.array_equal(np.sort(made[0], axis=None), np.sort(made[1], axis=None))
+    ink = [int((one[rows[0][0] : rows[0][-1] + 1] < 40).sum()) for one in made]
+    assert ink[0] == pytest.approx(ink[1], rel=0.05), "the same letters"
     assert not np.array_equal(made[0], made[1])
 
 

@@ -34,8 +34,14 @@ EXPERTS = (WHOLE, EDITED)
 """Sources of evidence that the two are."""
 NAMES = {WHOLE: "whole-picture expert", EDITED: "editing expert"}
 LEANINGS = {
-    WHOLE: ("towards a camera picture", "towards a generated picture"),
-    EDITED: ("towards an untouched picture", "towards an edited picture"),
+    WHOLE: (
+        "a camera picture rather than a generated one",
+        "a generated picture rather than one from a camera",
+    ),
+    EDITED: (
+        "an untouched picture rather than an edited one",
+        "an edited picture rather than an untouched one",
+    ),
 }
 """What scores below and above zero mean."""
 STRONG = 3.0
@@ -161,10 +167,7 @@ def _evidence(name: str, score: float, other: float | None) -> Evidence:
         if reason := _doubt(score, other):
             statement = f"The {NAMES[name]} withholds its reading: {reason}; noise made to deceive does so."
             return Evidence(name, statement, recompute=recompute | {"first_view": round(score, 4)})
-    statement = (
-        f"The picture as a whole, seen at {SIDE} × {SIDE} pixels, scores {score:+.2f} on the log-odds scale of the "
-        f"{NAMES[name]}, {LEANINGS[name][score > 0]}."
-    )
+    statement = f"At {SIDE} × {SIDE} pixels the {NAMES[name]} sees {LEANINGS[name][score > 0]}, with log-odds of {score:+.2f}."
     return Evidence(name, statement, score, recompute=recompute)
 
 

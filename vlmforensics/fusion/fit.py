@@ -444,8 +444,11 @@ def _fuse(
 
 
 def _reliability(task: str, llr: Floats, labels: Ints) -> Reliability | None:
+    """None also where the source said one thing of all pictures: these then tell nothing of how often it is right."""
     label, positive, negative = TASKS[task]
     value = llr[:, label]
+    if len(np.unique(value)) < 2:
+        return None
     return balanced_accuracy(value[np.isin(labels, positive)], value[np.isin(labels, negative)])
 
 
@@ -487,11 +490,7 @@ def _describe_fixed(table: Table, name: str, examples: Sequence[Example], labels
     ]
     rows = np.array(spoken, dtype=np.int64)
     task = "real against the rest"
-    llr = (
-        np.stack([table.rows[examples[row].readings[name].code] for row in spoken])
-        if spoken
-        else np.zeros((0, 3))
-    )
+    llr = np.array([table.rows[examples[row].readings[name].code] for row in spoken]).reshape(-1, 3)
     largest = max(float(np.abs(row).max()) for row in table.rows.values())
     return SourceCalibration(
         calibrator=table, weight=np.ones(3), cap=largest, reach=_reach(np.stack([*table.rows.values()])),
