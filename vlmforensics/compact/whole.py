@@ -167,7 +167,8 @@ def _evidence(name: str, score: float, other: float | None) -> Evidence:
         if reason := _doubt(score, other):
             statement = f"The {NAMES[name]} withholds its reading: {reason}; noise made to deceive does so."
             return Evidence(name, statement, recompute=recompute | {"first_view": round(score, 4)})
-    statement = f"At {SIDE} × {SIDE} pixels the {NAMES[name]} sees {LEANINGS[name][score > 0]}, with log-odds of {score:+.2f}."
+    seen = LEANINGS[name][score > 0]
+    statement = f"At {SIDE} × {SIDE} pixels the {NAMES[name]} sees {seen}, with log-odds of {score:+.2f}."
     return Evidence(name, statement, score, recompute=recompute)
 
 
