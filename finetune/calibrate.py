@@ -19,7 +19,7 @@ import numpy as np
 
 from vlmforensics.compact.whole import EXPERTS
 from vlmforensics.finetune.features import load_features
-from vlmforensics.finetune.observe import Observation, read_observations
+from vlmforensics.finetune.observe import TRAINED_ONCE, Observation, read_observations
 from vlmforensics.finetune.pictures import Picture, familiar_families
 from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate
@@ -27,8 +27,6 @@ from vlmforensics.types import Label
 
 LEARNED = ("vlm", *EXPERTS)
 """Sources whose readings come from models that left the picture's family out."""
-TRAINED_ONCE = ("blending", "mask")
-"""Sources that trained on real and synthetic pictures of all sources that are not held back."""
 NUMEROUS = ("cooccurrence", "spectrum", "texture_contrast")
 """Sources of many numbers, whose fit knows the families that it was made on (decision 13)."""
 UNWEIGHED = (*NUMEROUS, *TRAINED_ONCE)

@@ -194,7 +194,8 @@ def observe(
         bool, typer.Option(help="The pictures that are not looked at without this option.")
     ] = False,
     again: Annotated[
-        str, typer.Option(help="Instead: read this one signal anew in all of OUT, after its code changed.")
+        str,
+        typer.Option(help="Instead: read this one signal or network anew in all of OUT, after it changed."),
     ] = "",
     part: str = "0/1",
     threads: int = 1,

@@ -96,3 +96,25 @@ def test_the_pinned_tower_sees_what_is_in_a_picture():
     alike = last @ last.T
     assert alike[0, 1] > 0.9
     assert alike[0, 1] > alike[0, 2:].max() + 0.1
+
+
+@pytest.mark.model
+def test_patch_tokens_lie_where_the_patches_lie():
+    tower = clip.load()
+    pixels = np.full((200, 400, 3), 90, np.uint8)
+    pixels[:50, 300:] = (240, 30, 30)
+    tokens = tower.patch_tokens(pixels, 336, (3, 12))
+    assert tokens.shape == (21, 21, 2 * clip.WIDTH)
+    early = tokens[..., : clip.WIDTH]
+    apart = np.linalg.norm(early - np.median(early, axis=(0, 1)), axis=-1)
+    rows, columns = np.nonzero(apart > np.quantile(apart, 0.97))
+    assert rows.mean() < 6
+    assert columns.mean() > 14
+    with torch.inference_mode():
+        square = torch.from_numpy(clip.squash(pixels, clip.SIDE)).permute(2, 0, 1)[None].float() / 255
+        whole = tower.class_tokens(square)
+        again = tower.module(
+            pixel_values=clip._normalised(square), output_hidden_states=True, interpolate_pos_encoding=True
+        )
+    last = again.hidden_states[12][0, 0]
+    torch.testing.assert_close(whole[0, -clip.WIDTH :], last, atol=1e-4, rtol=1e-4)

@@ -19,7 +19,7 @@ from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_m
 from vlmforensics.finetune.progress import show_progress
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.imaging import encode
-from vlmforensics.types import LABELS
+from vlmforensics.types import LABELS, Evidence
 
 HELD = next(name for name in (f"source{i}" for i in range(99)) if held_back(name))
 TASK = compact_whole.TASKS["whole"]
@@ -254,6 +254,22 @@ def test_one_signal_is_read_again_and_all_else_kept(manifest, tmp_path, monkeypa
         list(observe.again("nothing", manifest, donors, file))
     with pytest.raises(SettingsError, match="no picture of the data"):
         list(observe.again("noise", manifest[1:], donors, file))
+
+
+def test_a_network_is_read_again_only_where_calibration_may_hear_it(tmp_path, monkeypatch):
+    pictures = [picture(tmp_path, n, source=source) for n, source in enumerate((HELD, OPEN))]
+    for item in pictures:
+        item.path.write_bytes(encode(np.full((150, 150, 3), 90, np.uint8), "PNG"))
+    file = tmp_path / "observed-0.jsonl"
+    old = {"mask": [0.1, [], ""], "noise": [0.2, [], ""]}
+    rows = [{"variant": "equalised", "sha256": p.sha256, "readings": old, "features": []} for p in pictures]
+    append(file, [*rows, rows[0] | {"readings": {"noise": old["noise"]}}])
+    monkeypatch.setattr(observe, "_speaker", lambda *_: lambda case: [Evidence("mask", "A region is marked.", 0.7)])
+    list(observe.again("mask", pictures, {p.sha256: pictures for p in pictures}, file))
+    heard, familiar, never = (row["readings"] for row in read_journal(file))
+    assert heard == old | {"mask": [0.7, [], ""]}
+    assert familiar == old
+    assert never == {"noise": old["noise"]}, "what was not asked before is not asked now"
 
 
 def _cut(picture, fetch, *rest):

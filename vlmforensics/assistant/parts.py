@@ -23,6 +23,7 @@ from vlmforensics.vlm.base import Backbone
 
 if TYPE_CHECKING:
     from vlmforensics.compact.tower import Tower
+    from vlmforensics.compact.whole import Reader
 
 COMPACT = "compact"
 VLM = "vlm"
@@ -188,7 +189,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
             backbone=backbone,
             sources=[*load_sources(settings), experts],
             blending=BlendingDetector.load(settings, device=device),
-            masks=_masks(own_masks, settings, device),
+            masks=_masks(own_masks, settings, device, experts.tower),
             calibration=calibration,
             tower=None if embedded or own_masks is not None else _patches_of(tower),
             calibrated_as=VLM if embedded and settings.adapter is None else f"{VLM}@{backbone.name}",
@@ -201,14 +202,14 @@ def load_parts(model: str, settings: Settings) -> Parts:
         ) from error
 
 
-def _masks(own: Path | None, settings: Settings, device: str) -> MaskWitness:
+def _masks(own: Path | None, settings: Settings, device: str, reader: Reader) -> MaskWitness:
     """The shipped mask head, or the one that a backbone or its adapter brings: of our layout, or SIDA's."""
     from vlmforensics.masks import MaskHead
     from vlmforensics.masks.head import MANIFEST
     from vlmforensics.masks.sida import SidaMaskHead
 
     if own is None or (own / MANIFEST).is_file():
-        return MaskHead.load(settings, device=device, folder=own)
+        return MaskHead.load(settings, device=device, folder=own, reader=reader)
     return SidaMaskHead.load(own, device)
 
 

@@ -58,8 +58,7 @@ class Clip:
         Args:
             squares: float (B, 3, 224, 224) in 0..1.
         """
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-        seen = self.module(pixel_values=(squares.to(self.device) - mean) / std, output_hidden_states=True)
+        seen = self.module(pixel_values=_normalised(squares.to(self.device)), output_hidden_states=True)
         return torch.cat([stream[:, 0].float() for stream in seen.hidden_states[1:]], -1)
 
     def read(self, pixels: Pixels) -> NDArray[np.float32]:
@@ -72,6 +71,33 @@ class Clip:
         with torch.inference_mode():
             found: NDArray[np.float32] = self.class_tokens(square.float() / 255)[0].cpu().numpy()
         return found
+
+    def patch_tokens(self, pixels: Pixels, side: int, layers: tuple[int, ...]) -> NDArray[np.float32]:
+        """Patch tokens after some blocks, the position embedding stretched to the larger square.
+
+        Args:
+            pixels: uint8 (H, W, 3).
+            side: of the square that the whole picture is brought to, a multiple of 16.
+            layers: 1 = after the first block.
+
+        Returns:
+            float32 (side / 16, side / 16, len(layers) * 768).
+        """
+        square = torch.from_numpy(np.ascontiguousarray(squash(pixels, side))).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            seen = self.module(
+                pixel_values=_normalised(square.to(self.device).float() / 255),
+                output_hidden_states=True,
+                interpolate_pos_encoding=True,
+            )
+            tokens = torch.cat([seen.hidden_states[layer][0, 1:].float() for layer in layers], -1)
+        found: NDArray[np.float32] = tokens.cpu().numpy().reshape(side // 16, side // 16, -1)
+        return found
+
+
+def _normalised(squares: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(v, device=squares.device).view(1, 3, 1, 1) for v in (MEAN, STD))
+    return (squares - mean) / std
 
 
 def load(settings: Settings | None = None, device: torch.device | str = "cpu") -> Clip:

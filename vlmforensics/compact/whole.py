@@ -68,6 +68,10 @@ class Reader(Protocol):
         """float32 (d,) of a picture uint8 (H, W, 3)."""
         ...
 
+    def patch_tokens(self, pixels: Pixels, side: int, layers: tuple[int, ...]) -> NDArray[np.float32]:
+        """What the mask head's locator reads, see ``clip.Clip``."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Linear:

@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 
 from vlmforensics.errors import Defect, ModelError, SettingsError, WeightsCorrupt, WeightsUnavailable
 from vlmforensics.imaging import resize_plane
+from vlmforensics.masks.locator import PatchReader
 from vlmforensics.masks.network import MaskNetwork, NetworkConfig
 from vlmforensics.masks.regions import PixelCalibration, to_mask
 from vlmforensics.masks.sam import to_frame
@@ -55,6 +56,7 @@ class MaskHead:
         calibration: of pixels and of the picture.
         inputs: what it was trained with.
         weights_sha256: digest of the weights file.
+        training: how the weights came about, as their manifest tells it.
     """
 
     def __init__(
@@ -64,15 +66,22 @@ class MaskHead:
         *,
         inputs: TrainedInputs | None = None,
         weights_sha256: str = "",
+        training: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network.eval()
         self.calibration = calibration
         self.inputs = inputs or TrainedInputs()
         self.weights_sha256 = weights_sha256
+        self.training = dict(training or {})
 
     @classmethod
     def load(
-        cls, settings: Settings | None = None, device: str = "cpu", *, folder: Path | None = None
+        cls,
+        settings: Settings | None = None,
+        device: str = "cpu",
+        *,
+        folder: Path | None = None,
+        reader: PatchReader | None = None,
     ) -> MaskHead:
         """Load the weights that ship with the package.
 
@@ -80,6 +89,7 @@ class MaskHead:
             settings: not needed for shipped weights; accepted so that every room loads alike.
             device: torch device.
             folder: other weights with a manifest, as ``finetune.masks`` exports them.
+            reader: the tower whose patch tokens the locator reads; without one the head locates without them.
 
         Raises:
             WeightsUnavailable: no manifest or no weights in the folder.
@@ -96,7 +106,9 @@ class MaskHead:
             raise WeightsCorrupt(
                 f"{folder / MANIFEST} is not a manifest of a mask head: {error!r}"
             ) from error
-        return cls(network.to(device), calibration, inputs=inputs, weights_sha256=digest)
+        network.reader = reader
+        training = manifest.get("training")
+        return cls(network.to(device), calibration, inputs=inputs, weights_sha256=digest, training=training)
 
     def locate(
         self,

@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlmforensics.masks.encoder import CompactEncoder, EncoderConfig
+from vlmforensics.masks.locator import Locator, PatchReader
 from vlmforensics.masks.sam import DecoderConfig, PromptedDecoder
 from vlmforensics.types import Pixels, Traces
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of the whole network; ``seg`` is the width of the backbone's hidden state at ``[SEG]``."""
+    """Sizes of the whole network.
+
+    Attributes:
+        seg: width of the backbone's hidden state at ``[SEG]``.
+        locator: whether there is a map from CLIP's patch tokens to start with.
+    """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     seg: int = 576
+    locator: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
@@ -39,7 +46,8 @@ class NetworkConfig:
         """
         encoder = dict(values["encoder"])
         encoder["layers"] = tuple(encoder["layers"])
-        return cls(EncoderConfig(**encoder), DecoderConfig(**values["decoder"]), values["seg"])
+        located = bool(values.get("locator", False))
+        return cls(EncoderConfig(**encoder), DecoderConfig(**values["decoder"]), values["seg"], located)
 
 
 class SegPrompt(nn.Module):
@@ -83,7 +91,12 @@ class Prediction:
 
 
 class MaskNetwork(nn.Module):
-    """All trainable parts together."""
+    """All trainable parts together.
+
+    Attributes:
+        reader: the frozen tower whose patch tokens the locator reads, set by whoever has it; without one the map starts
+            from the encoder alone.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -93,6 +106,10 @@ class MaskNetwork(nn.Module):
         self.decoder = PromptedDecoder(config.decoder)
         # The decoder corrects the encoder's map instead of drawing a new one; small at first, so that it starts there.
         self.refinement = nn.Parameter(torch.tensor(0.1))
+        self.locator = Locator() if config.locator else None
+        if config.locator:
+            self.balance = nn.Parameter(torch.tensor(1.0))  # of the encoder's map beside the locator's
+        self.reader: PatchReader | None = None
 
     def forward(
         self,
@@ -115,9 +132,14 @@ class MaskNetwork(nn.Module):
         patches: Mapping[int, NDArray[np.float32]] | None,
         traces: Traces | None,
     ) -> tuple[Tensor, Tensor]:
-        """The image embedding (1, channels, 64, 64) and the encoder's coarse logits (1, 1, 64, 64)."""
+        """The image embedding (1, channels, 64, 64) and the coarse logits (1, 1, 64, 64) that all starts from."""
         tensors = {layer: torch.from_numpy(np.asarray(p, np.float32)) for layer, p in (patches or {}).items()}
-        return self.encoder(pixels, tensors or None, traces)
+        embedding, coarse = self.encoder(pixels, tensors or None, traces)
+        if self.locator is not None and self.reader is not None:
+            seen = torch.from_numpy(self.locator.read(self.reader, pixels)).to(coarse.device)[None, None]
+            place = F.interpolate(seen, coarse.shape[-2:], mode="bilinear", align_corners=False)
+            coarse = self.balance * coarse + place
+        return embedding, coarse
 
     def decode(
         self,
