@@ -24,8 +24,9 @@ from vlmforensics.types import BoolMask, Grey, Mask
 
 BINS = 512
 """Resolution of probabilities in threshold sweeps and pixel AUC."""
-MOST_FALSE_AREA = 0.01
-"""Mean share of an untouched photograph that may be marked when the threshold is chosen."""
+MOST_FALSE_AREA = 0.008
+"""Mean share of an untouched photograph that may be marked when the threshold is chosen: below the aim of 1 %, for some
+fifty pictures choose it."""
 
 
 @dataclass(frozen=True, eq=False)
