@@ -212,6 +212,9 @@ def main(
         **asdict(config),
         "balance": balance,
         "tower": clip.NAME,
+        "photographs": sum(p.label == "real" for p in known),
+        "generated_pictures": sum(p.label == "synthetic" for p in known),
+        "held_back_sources": sorted({p.source for p in pictures if held_back(p.source)}),
         "pictures_sha256": pictures_digest(known),
         "joined": {"weights_sha256": head.weights_sha256, "training": head.training},
     }

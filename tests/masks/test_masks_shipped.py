@@ -57,11 +57,18 @@ def tower():
     return base_tower((4, 8, 12), 0)
 
 
+@pytest.fixture(scope="module")
+def reader():
+    from vlmforensics.compact import clip
+
+    return clip.load()
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("name", ["astronaut", "rocket", "chelsea"])
-def test_a_planted_splice_is_marked_where_it_is(head, tower, name):
+def test_a_planted_splice_is_marked_where_it_is(tower, reader, name):
     """Content of another picture, pasted hard and saved again."""
-    detector = BlendingDetector.load()
+    detector, head = BlendingDetector.load(), MaskHead.load(reader=reader)
     authentic = np.ascontiguousarray(getattr(skimage, name)()[:256, :320])
     spliced = authentic.copy()
     spliced[80:176, 100:196] = skimage.coffee()[100:196, 200:296]
