@@ -344,13 +344,19 @@ def mask_network(width: int) -> MaskNetwork:
     """The shipped mask network with a fresh ``[SEG]`` prompt of ``width``; decoder and prompt learn, the rest stays.
 
     Its encoder reads the pixels alone: it was trained with the tower's features withheld for a share of the samples.
+    The locator, which reads another tower, is left out.
     """
     from vlmforensics.masks import MaskHead
 
     shipped = MaskHead.load().network
     config = NetworkConfig(shipped.config.encoder, shipped.config.decoder, width)
     network = MaskNetwork(config)
-    kept = {name: value for name, value in shipped.state_dict().items() if not name.startswith("seg.")}
+    wanted = network.state_dict()
+    kept = {
+        name: value
+        for name, value in shipped.state_dict().items()
+        if name in wanted and not name.startswith("seg.")
+    }
     fresh = {f"seg.{name}": value for name, value in network.seg.state_dict().items()}
     network.load_state_dict({**kept, **fresh}, strict=True)
     with torch.no_grad():
