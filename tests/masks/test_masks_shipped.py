@@ -79,4 +79,6 @@ def test_a_planted_splice_is_marked_where_it_is(tower, reader, name):
         areas.append(found.binary)
     clean, marked = areas
     assert clean.mean() < 0.02
-    assert marked[80:176, 100:196].sum() > 0.9 * marked.sum() > 1000
+    # the locator's patches are 16 pixels wide here: half of one beyond the border is as exact as it gets
+    assert marked[72:184, 92:204].sum() > 0.9 * marked.sum() > 1000
+    assert marked[80:176, 100:196].mean() > 0.4
