@@ -190,7 +190,8 @@ def again(
             raise SettingsError(f"{row['sha256']} in {file} is no picture of the data")
         readings = row["readings"]
         heard = name not in TRAINED_ONCE or (
-            name in readings and (picture.label == "tampered" or picture.family not in familiar)
+            not readings.keys().isdisjoint(TRAINED_ONCE)  # the networks were asked
+            and (picture.label == "tampered" or picture.family not in familiar)
         )
         if heard:
             data = prepare(picture, row["variant"], donors[picture.sha256], settings)
