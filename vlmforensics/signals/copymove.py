@@ -48,7 +48,7 @@ SHIFTS = 3
 """Most different shifts of copies: three places that show one thing. Letters and graphics repeat themselves in more."""
 STRAIGHT = 0.95
 """Coherence from which a part is one straight edge. Moved along itself, an edge agrees with itself: that is no copy."""
-LETTER = 2500
+LETTER = 1300
 """Close pixels of the largest part that may be a letter; see :func:`is_lettering`."""
 WINDOW = 11
 """Pixels a side of the window in which agreement is measured."""
