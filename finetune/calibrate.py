@@ -20,7 +20,7 @@ import numpy as np
 from vlmforensics.compact.whole import EXPERTS
 from vlmforensics.finetune.features import load_features
 from vlmforensics.finetune.observe import TRAINED_ONCE, Observation, read_observations
-from vlmforensics.finetune.pictures import Picture, familiar_families
+from vlmforensics.finetune.pictures import Picture, familiar_families, is_unfamiliar
 from vlmforensics.fusion import Calibration, Example, Reading, fit_calibration
 from vlmforensics.fusion.gates import DistanceGate
 from vlmforensics.types import Label
@@ -141,7 +141,7 @@ def assemble(
             readings: dict[str, Reading] = {}
             complete = False
             if observed is not None:
-                unknown = picture.label == "tampered" or picture.family not in familiar
+                unknown = is_unfamiliar(picture, familiar)
                 complete = all(learned.values()) and ALWAYS in observed.readings
                 readings = {
                     name: reading

@@ -17,7 +17,7 @@ from vlmforensics.assistant import Assistant, gate_features
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.features import prepare
 from vlmforensics.finetune.journal import append, read_journal
-from vlmforensics.finetune.pictures import Picture, familiar_families
+from vlmforensics.finetune.pictures import Picture, familiar_families, is_unfamiliar
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.fusion.conformal import LabelScores
 from vlmforensics.imaging import open_case
@@ -180,7 +180,7 @@ def again(
     """
     settings = load_settings(sandbox=False)
     speak = _speaker(name, settings)
-    familiar = familiar_families(pictures) if name in TRAINED_ONCE else frozenset()
+    familiar = familiar_families(pictures) if name in TRAINED_ONCE else set()
     by_hash = {picture.sha256: picture for picture in pictures}
     part = file.with_name(f"{name}-{file.name}")  # calibration reads all observed-*.jsonl
     rows, done = read_journal(file), len(read_journal(part))
@@ -191,7 +191,7 @@ def again(
         readings = row["readings"]
         heard = name not in TRAINED_ONCE or (
             not readings.keys().isdisjoint(TRAINED_ONCE)  # the networks were asked
-            and (picture.label == "tampered" or picture.family not in familiar)
+            and is_unfamiliar(picture, familiar)
         )
         if heard:
             data = prepare(picture, row["variant"], donors[picture.sha256], settings)

@@ -127,6 +127,11 @@ def familiar_families(pictures: Iterable[Picture]) -> set[str]:
     return {p.family for p in pictures if p.part != FORGERIES and not held_back(p.source)}
 
 
+def is_unfamiliar(picture: Picture, familiar: set[str]) -> bool:
+    """Whether networks that know the ``familiar`` families have an unbiased word of a picture."""
+    return picture.label == "tampered" or picture.family not in familiar
+
+
 def share_of(text: str) -> tuple[int, int]:
     """``I/N``, which share of the work to do, as two numbers."""
     index, _, count = text.partition("/")

@@ -412,11 +412,10 @@ class CopyMove:
                 "themselves; a copied part is not told from them."
             )
             return [Evidence(self.name, text, score=0.0, recompute=recompute | {"shifts": shifts})]
-        letters = sum(copy.lettering for copy in copies)
-        copies = [copy for copy in copies if not copy.lettering]
-        if not copies:
+        if all(copy.lettering for copy in copies):
             text = "The parts that repeat exactly are lettering or line art, which does so by itself."
-            return [Evidence(self.name, text, score=0.0, recompute=recompute | {"letters": letters})]
+            return [Evidence(self.name, text, score=0.0, recompute=recompute | {"letters": len(copies)})]
+        copies = [copy for copy in copies if not copy.lettering]
         best = copies[0]
         recompute["map"] = [[round(float(value), 4) for value in row] for row in best.map]
         measured = f"{best.close:,} pixels agree closely, difference {best.fine:.2f} of the fine detail"
