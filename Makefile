@@ -52,7 +52,7 @@ eval: weights  ## every figure of README and model card from DATA, two processes
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
 	    --witnesses all --variant augmented-1 --variant equalised --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-rest-$$0.jsonl --part $$0/2 \
-	    --witnesses signals --rest --variant augmented-1' $$part & pids="$$pids $$!"; done; \
+	    --witnesses signals --rest --variant augmented-1 --variant equalised' $$part & pids="$$pids $$!"; done; \
 	for pid in $$pids; do wait $$pid || exit 1; done
 	$(BIN)/vlmforensics finetune experts --data $(DATA) --cache runs/features --work runs/compact --no-ship
 	$(BIN)/vlmforensics eval card --data $(DATA)
