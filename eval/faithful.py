@@ -199,12 +199,13 @@ def examine(assistant: Assistant, report: Report, before: Sequence[Report] = ())
         before: another picture's report for the swap test, or none.
 
     Returns:
-        JSON values: ``text`` (a :class:`Reading`), the number of ``replaced`` sentences, ``deletion``, ``swap``,
-        ``paraphrase``.
+        JSON values: ``text`` (a :class:`Reading`), the number of ``generated`` sentences and of ``replaced`` ones among
+        them, ``deletion``, ``swap``, ``paraphrase``.
     """
     text = "".join(assistant.explain(report))
     found: dict[str, Any] = {
         "text": asdict(read(text, report)),
+        "generated": report.explanation.generated if report.explanation else 0,
         "replaced": report.explanation.replaced if report.explanation else 0,
         "deletion": [_delete(assistant, report, item) for item in _heaviest(report)],
         "paraphrase": _paraphrase(assistant, report),

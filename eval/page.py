@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from vlmforensics.types import LABELS
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HEADLINE_BEGIN, HEADLINE_END = "<!-- headline: begin -->", "<!-- headline: end -->"
@@ -175,20 +177,31 @@ def render(result: Mapping[str, Any]) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The README's few lines."""
-    variant, ours = result["variant of comparisons"], result["pictures of comparisons"]
-    probe, svm = (result["rivals"][name] for name in ("linear probe", "RBF-SVM"))
-    name, table = max(result["variants"].items(), key=lambda item: item[1]["n"]["real"])
-    n = table["n"]
-    return (
-        f"On pictures of unseen sources. Real against synthetic, {_chain(variant)}, {ours['real']} real and "
-        f"{ours['synthetic']} synthetic pictures: AUC {_interval(probe)} (a linear probe on the bare tower: "
-        f"{probe['other']:.3f}, an RBF-SVM: {svm['other']:.3f}). Examined in full, {_chain(name)}, {n['real']} real, "
-        f"{n['synthetic']} synthetic and {n['tampered']} tampered pictures: AUC real against tampered "
-        f"{_interval(table['real against tampered'])}; real pictures accused: {_share(table['false accusations'])}; "
-        f"decided: {100 * table['coverage']:.1f} %, of which right: {_share(table['right of decided'])}; expected "
-        f"calibration error {table['ece']:.3f}.\n"
-    )
+    """The README's table: a column for each variant, rivals beside it."""
+    names = [name for name in NAMES if name in result["variants"]]
+    tables = [result["variants"][name] for name in names]
+    probe, svm = (result["rivals"][name]["other"] for name in ("linear probe", "RBF-SVM"))
+    figures: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "pictures: real / synthetic / tampered": lambda t: " / ".join(
+            f"{t['n'][label]:,}" for label in LABELS
+        ),
+        "AUC, real against synthetic": lambda t: _interval(t["real against synthetic"]),
+        "AUC, real against tampered": lambda t: _interval(t["real against tampered"]),
+        "three-label balanced accuracy (no abstention)": lambda t: f"{t['balanced_accuracy']:.3f}",
+        "expected calibration error": lambda t: f"{t['ece']:.3f}",
+        "real pictures accused": lambda t: _share(t["false accusations"]),
+        "decided": lambda t: f"{100 * t['coverage']:.1f} %",
+        "right where decided": lambda t: _share(t["right of decided"]),
+    }
+    lines = [
+        f"| on pictures of unseen sources | {' | '.join(map(_chain, names))} |",
+        "|---" * (1 + len(names)) + "|",
+        *(f"| {what} | {' | '.join(map(read, tables))} |" for what, read in figures.items()),
+        "",
+        f"For comparison, {_chain(result['variant of comparisons'])}, real against synthetic: a linear probe on the "
+        f"bare tower has an AUC of {probe:.3f}, an RBF-SVM {svm:.3f}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _chain(variant: str) -> str:

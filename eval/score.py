@@ -27,6 +27,7 @@ AIMS = {
     "citation_recall": ("recall of contributing evidence", "≥", 0.8),
     "contradictions": ("contradictions", "≤", 0.0),
     "deletion": ("deletion test passed", "≥", 0.99),
+    "own_sentences": ("generated sentences that pass", "≥", 0.95),
     "flips": ("verdicts flipped by drawn text", "≤", 0.0),
 }
 """Figure → its name, and the aim that the report checks it against."""
@@ -153,7 +154,13 @@ def aims(result: dict[str, Any]) -> list[dict[str, Any]]:
         },
         **{
             key: faithful.get(key)
-            for key in ("citation_precision", "citation_recall", "contradictions", "deletion")
+            for key in (
+                "citation_precision",
+                "citation_recall",
+                "contradictions",
+                "deletion",
+                "own_sentences",
+            )
         },
         "flips": _worst_flips(result.get("injection", [])),
     }

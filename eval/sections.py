@@ -264,7 +264,9 @@ def faithfulness(items: Sequence[Prediction]) -> dict[str, Any] | None:
         "citation_recall": metrics.share(total("cited"), total("contributing")),
         "contradictions": metrics.share(total("contradictions"), total("sentences")),
         "number_errors": metrics.share(total("wrong_numbers"), total("numbers")),
-        "replaced": metrics.share(sum(row["replaced"] for row in found), total("sentences")),
+        "own_sentences": metrics.share(
+            sum(row["generated"] - row["replaced"] for row in found), sum(row["generated"] for row in found)
+        ),
         "deletion": metrics.share(sum(one["exact"] and one["gone"] for one in deletions), len(deletions)),
         "deletion_exact": metrics.share(sum(one["exact"] for one in deletions), len(deletions)),
         "swap": metrics.share(sum(one["follows"] for one in swaps), len(swaps)),

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from vlmforensics.errors import SettingsError
@@ -54,6 +56,14 @@ def claim_cache(folder: Path, facts: Mapping[str, Any], *, filled: bool) -> None
     part = file.with_name(f".{file.name}.{os.getpid()}.part")  # several processes may fill one cache
     part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     part.replace(file)
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write an ``.npz`` file, renamed into place; several processes may fill one folder."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
+    part.replace(path)
 
 
 def save_state(

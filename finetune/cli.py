@@ -143,6 +143,68 @@ def label(
 
 
 @app.command()
+def narrator(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for lessons, checkpoints and what was said in a check.")],
+    pictures: Annotated[int, typer.Option(help="Pictures to learn from, examined first.")] = 160,
+    epochs: float = 1.5,
+    part: Annotated[str, typer.Option(help="Only examine share I/N of the pictures.")] = "",
+    check: Annotated[
+        int,
+        typer.Option(help="Instead: tell of so many pictures of the fold left out, and count what passes."),
+    ] = 0,
+    ship: Annotated[bool, typer.Option(help="Replace the package's weights.")] = True,
+    threads: int = 0,
+    seed: int = 0,
+    resume: bool = True,
+) -> None:
+    """Train the compact model's narrator, see ``compact_narrator``; goes on from a checkpoint of the same run."""
+    from vlmforensics.assistant import Assistant
+    from vlmforensics.compact.shipped import DATA, load_parts, read_manifest, save_shipped
+    from vlmforensics.finetune import compact_narrator as training
+    from vlmforensics.finetune.observe import donors_of
+    from vlmforensics.finetune.pictures import assign_folds, load_manifest, share_of
+    from vlmforensics.finetune.progress import show_progress
+    from vlmforensics.settings import load_settings
+
+    show_progress()
+    known = load_manifest(data)
+    folds = assign_folds(known, FOLDS)
+    recipe = training.NarratorRecipe(epochs=epochs, seed=seed)
+    settings = load_settings(threads=threads, sandbox=False)
+    last = FOLDS - 1
+    if check:
+        tested = [p for p, fold in zip(known, folds, strict=True) if fold == last]
+        assistant = Assistant.load(settings=settings)
+        told = training.validate(assistant, training.drawn(tested, check), out)
+        typer.echo(f"{told}")
+        return
+    learnt = training.drawn([p for p, fold in zip(known, folds, strict=True) if fold != last], pictures)
+    index, count = share_of(part or "0/1")
+    assistant = Assistant.load(settings=settings)
+    for line in training.fill(
+        out / "lessons", assistant, learnt[index::count], donors_of(known, folds), recipe
+    ):
+        typer.echo(line)
+    if part:
+        return
+    del assistant
+    lessons = training.read(out / "lessons", learnt)
+    tensors = training.train(load_parts(settings), lessons, recipe, out, resume=resume)
+    facts = dict(read_manifest(DATA)["training"]) | {
+        "narrator": {
+            "command": f"vlmforensics finetune narrator --pictures {pictures} --epochs {epochs:g} --seed {seed}",
+            "lessons": len(lessons),
+            "recipe": vars(recipe),
+        }
+    }
+    target = DATA if ship else out / "export"
+    whole = training.with_narrator(DATA, tensors, settings)
+    save_shipped(target, whole, version="3", training=facts, settings=settings)
+    typer.echo(f"wrote {target}")
+
+
+@app.command()
 def experts(
     data: Data,
     cache: Cache,

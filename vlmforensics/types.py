@@ -346,11 +346,13 @@ class Explanation:
         text: the whole, citing evidence as ``[E1]``.
         sentences: number of sentences.
         replaced: number of generated sentences that failed the check and were replaced by a plain statement.
+        generated: number of sentences that the narrator wrote, replaced ones included.
     """
 
     text: str
     sentences: int = 0
     replaced: int = 0
+    generated: int = 0
 
 
 @dataclass(frozen=True)

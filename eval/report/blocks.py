@@ -282,7 +282,7 @@ def _faithfulness(found: Mapping[str, Any]) -> list[Block]:
         ("… of which log-odds moved by exactly the contribution", percent(found["deletion_exact"])),
         ("swap test: the text follows the evidence", percent(found["swap"])),
         ("paraphrased questions: overlap of cited evidence", number(found["paraphrase_overlap"])),
-        ("generated sentences replaced by plain ones, a sentence", percent(found["replaced"])),
+        ("generated sentences that pass before any is replaced", percent(found["own_sentences"])),
     ]
     blocks: list[Block] = [
         Heading("Do explanations follow the evidence?", 3),

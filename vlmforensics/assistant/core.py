@@ -435,14 +435,15 @@ class Assistant:
         look = report.look
         if look is None or look.state is None:
             try:
-                look = self.backbone.look(report.case.upright, self._hints(report), for_text=True)
+                look = self.backbone.look(report.case.upright, self.hints(report), for_text=True)
             except VlmForensicsError:
                 # a model that can't look can't speak: the evidence's own statements carry the explanation
                 return None, None
             report.look = look
         return self.backbone, look
 
-    def _hints(self, report: Report) -> tuple[str, ...]:
+    def hints(self, report: Report) -> tuple[str, ...]:
+        """The detector sentences that the backbone is told with the question about a report's picture."""
         detector = self._parts.blending
         if detector is None:
             return ()

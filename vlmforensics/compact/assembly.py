@@ -23,6 +23,7 @@ from vlmforensics.vlm.quiet import quiet_peft, quiet_transformers
 from vlmforensics.weights import Progress
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+PERCEPTRON = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(eq=False)
@@ -143,6 +144,7 @@ def adapter_config(
     dropout: float = 0.0,
     layers: Sequence[int] = range(layout.CLS_LAYER),
     projections: Sequence[str] = PROJECTIONS,
+    narrator: Sequence[int] = (),
 ) -> Any:
     """A peft ``LoraConfig`` for the language model alone, with the rows of ``[CLS]`` and ``[SEG]`` trainable.
 
@@ -153,6 +155,8 @@ def adapter_config(
         dropout: on the adapter's input, in training only.
         layers: decoder layers that get one; the label head sees those below ``CLS_LAYER``, the narrator all of them.
         projections: module names inside the attention (or ``gate_proj``, ``up_proj``, ``down_proj``).
+        narrator: further layers, which get one on attention and perceptron; where there are no ``layers``, the two
+            rows stay as they are.
 
     References:
         Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models.
@@ -160,16 +164,20 @@ def adapter_config(
     with quiet_peft():
         from peft import LoraConfig
 
-    numbers = "|".join(str(layer) for layer in sorted(layers))
-    names = "|".join(projections)
+    groups = ((layers, projections), (narrator, (*PROJECTIONS, *PERCEPTRON)))
+    chosen = "|".join(
+        rf"({'|'.join(map(str, sorted(numbers)))})\.(self_attn|mlp)\.({'|'.join(names)})"
+        for numbers, names in groups
+        if len(numbers)
+    )
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         bias="none",
         # A full match: the bare suffix would also hit the vision tower's projections.
-        target_modules=rf"model\.language_model\.layers\.({numbers})\.(self_attn|mlp)\.({names})",
-        trainable_token_indices={"embed_tokens": [tokens.cls, tokens.seg]},
+        target_modules=rf"model\.language_model\.layers\.({chosen})",
+        trainable_token_indices={"embed_tokens": [tokens.cls, tokens.seg]} if len(layers) else None,
     )
 
 

@@ -60,11 +60,28 @@ def load(settings: Settings | None = None, data: Path | None = None) -> CompactB
     """
     folder = data or DATA
     manifest = read_manifest(folder)
+    parts = load_parts(settings, folder)
+    return CompactBackbone(parts, str(manifest["version"]), weights_digest(manifest))
+
+
+def load_parts(
+    settings: Settings | None = None, data: Path | None = None, *, folded: bool = True
+) -> CompactParts:
+    """The parts of the compact model with its shipped weights; raises as :func:`load`.
+
+    Args:
+        settings: cache, device, threads, offline.
+        data: folder with the shipped files; the package's own by default.
+        folded: the adapter is folded into the base weights, see :func:`merge`.
+    """
+    folder = data or DATA
+    manifest = read_manifest(folder)
     parts = build_base(settings)
     load_into(parts, folder, manifest)
-    merge(parts)
+    if folded:
+        merge(parts)
     parts.experts = whole_expert(settings, parts.device)
-    return CompactBackbone(parts, str(manifest["version"]), weights_digest(manifest))
+    return parts
 
 
 def whole_expert(settings: Settings | None = None, device: torch.device | str = "cpu") -> WholeExpert:

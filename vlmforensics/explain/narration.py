@@ -12,15 +12,17 @@ from __future__ import annotations
 import random
 
 from vlmforensics.explain import phrases
-from vlmforensics.explain.direction import direction, percent, size
+from vlmforensics.explain.direction import balance, direction, percent, size
 from vlmforensics.explain.verify import verify
 from vlmforensics.explain.wording import Chooser, Sentence, Wording, statement, topic, wording
 from vlmforensics.types import LABELS, Evidence, Report
 
 SHOWN = 5
 """Findings listed to the narrator; a small model loses track of more."""
-CUT = 220
+CUT = 260
 """Characters of a statement that are shown."""
+ROOM = 480
+"""Characters of a reply that fit in the 160 tokens that a narrator has by default (``Settings.max_new_tokens``)."""
 
 TASK = (
     "Write two or three short sentences for a reader. Say which findings speak for this result and "
@@ -45,13 +47,28 @@ def verdict_words(report: Report) -> str:
 
 
 def instruction(report: Report) -> str:
-    """The user's turn: verdict, findings, task. Nothing in a statement can form a citation or markup."""
-    lines = [f"The result is settled: {verdict_words(report)}.", "Findings:"]
-    lines += [
-        f"[{item.id}] {topic(item.source)}: {statement(item)[:CUT]} ({item.strength})"
-        for item in shown(report)
-    ]
+    """The user's turn: verdict, findings by what they say of it, task.
+
+    Nothing in a statement can form a citation or markup.
+    """
+    parts, visible = balance(report), shown(report)
+    groups = {
+        "Findings for this result": parts.pros,
+        "Findings against this result": parts.cons,
+        "Findings that say little": (*parts.neutral, *parts.unweighed),
+    }
+    lines = [f"The result is settled: {verdict_words(report)}."]
+    for title, group in groups.items():
+        told = [item for item in visible if item in group]
+        lines += [f"{title}:", *map(_line, told)] if told else []
     return "\n".join([*lines, TASK])
+
+
+def _line(item: Evidence) -> str:
+    found = direction(item)
+    leaning = f", leans {'to' if found.sign > 0 else 'away from'} {found.label}" if found is not None else ""
+    weight = item.strength + (leaning if item.strength == "no support" else "")
+    return f"[{item.id}] {topic(item.source)}: {statement(item)[:CUT]} ({weight})"
 
 
 def prefix(report: Report) -> str:
@@ -86,16 +103,15 @@ def reference_texts(report: Report, rng: random.Random) -> str:
     sentences: list[str] = []
     for sentence in _plan(words, rng):
         check = verify(sentence.text, report, sentences)
-        if check.passed:
+        if check.passed and len(" ".join([*sentences, check.text])) <= ROOM:
             sentences.append(check.text)
-        if len(sentences) == 3:
-            break
-    return " ".join(sentences)
+    return " ".join(sentences[:3])
 
 
 def _plan(words: Wording, rng: random.Random) -> list[Sentence]:
     """Sentences in one of several orders: for then against, against first, contrast, or pairs."""
-    visible = {item.id for item in shown(words.report)}
+    # what the narrator sees cut short, it can't be asked to copy
+    visible = {item.id for item in shown(words.report) if len(statement(item)) <= CUT}
     pros = [item for item in words.balance.pros if item.id in visible]
     cons = [item for item in words.balance.cons if item.id in visible]
     if not pros and not cons:

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from vlmforensics.errors import VlmForensicsError
 from vlmforensics.explain.direction import direction, size
@@ -87,6 +88,15 @@ def narrated(
                 close()
 
 
+class Piece(NamedTuple):
+    """A sentence with its spacing: ``generated`` by the narrator, or in plain wording, ``replaced`` where it stands for
+    a generated one that failed its check (empty: nothing was left to say of it)."""
+
+    text: str
+    generated: bool = False
+    replaced: bool = False
+
+
 class ExplanationStream:
     """Iterator over pieces of text; when exhausted, ``explanation`` holds the whole and so does the report.
 
@@ -94,7 +104,7 @@ class ExplanationStream:
         explanation: what was said so far as a whole; final once the stream ended.
     """
 
-    def __init__(self, report: Report, pieces: Iterator[tuple[str, bool]]) -> None:
+    def __init__(self, report: Report, pieces: Iterator[Piece]) -> None:
         self._report = report
         self._pieces = pieces
         self.explanation = Explanation("")
@@ -105,16 +115,19 @@ class ExplanationStream:
     def __next__(self) -> str:
         while True:
             try:
-                piece, replaced = next(self._pieces)
+                piece = next(self._pieces)
             except StopIteration:
                 self._report.explanation = self.explanation
                 raise
             old = self.explanation
             self.explanation = Explanation(
-                old.text + piece, old.sentences + bool(piece), old.replaced + replaced
+                old.text + piece.text,
+                old.sentences + bool(piece.text),
+                old.replaced + piece.replaced,
+                old.generated + (piece.generated or piece.replaced),
             )
-            if piece:
-                return piece
+            if piece.text:
+                return piece.text
 
 
 def explain(
@@ -146,11 +159,10 @@ def explain(
 
 def _pieces(
     report: Report, backbone: Backbone | None, look: Look | None, max_new_tokens: int, stop: Stop | None
-) -> Iterator[tuple[str, bool]]:
-    """Pieces of text, and whether each stands for a generated sentence that failed (an empty piece: dropped)."""
+) -> Iterator[Piece]:
     words = wording(report)
     summary = words.summary()
-    yield summary.text, False
+    yield Piece(summary.text)
     worded: set[str] = set()
     checks = narrated(
         report, backbone, look, instruction(report), summary.text,
@@ -161,18 +173,18 @@ def _pieces(
             return
         if check.passed:
             worded.update(check.stated)
-            yield f" {check.text}", False
+            yield Piece(f" {check.text}", generated=True)
             continue
         log.debug("a generated sentence was replaced: %s", check.problem)
         plain = _replacement(words, check, worded)
         if plain is not None:
             worded.update(plain.ids)
-        yield (f" {plain.text}" if plain is not None else ""), True
+        yield Piece(f" {plain.text}" if plain is not None else "", replaced=True)
     for paragraph in words.body(worded):
         for place, sentence in enumerate(paragraph):
             if stop is not None and stop():
                 return
-            yield ("\n\n" if place == 0 else " ") + sentence.text, False
+            yield Piece(("\n\n" if place == 0 else " ") + sentence.text)
 
 
 def _replacement(words: Wording, check: Check, worded: set[str]) -> Sentence | None:
