@@ -148,6 +148,8 @@ def narrator(
     out: Annotated[Path, typer.Option(help="Folder for lessons, checkpoints and what was said in a check.")],
     pictures: Annotated[int, typer.Option(help="Pictures to learn from, examined first.")] = 160,
     epochs: float = 1.5,
+    kept: Annotated[int, typer.Option(help="Image tokens shown in a step, of 256; fewer are faster.")] = 256,
+    onward: Annotated[bool, typer.Option(help="Begin with the narrator that is shipped.")] = False,
     part: Annotated[str, typer.Option(help="Only examine share I/N of the pictures.")] = "",
     check: Annotated[
         int,
@@ -170,7 +172,7 @@ def narrator(
     show_progress()
     known = load_manifest(data)
     folds = assign_folds(known, FOLDS)
-    recipe = training.NarratorRecipe(epochs=epochs, seed=seed)
+    recipe = training.NarratorRecipe(epochs=epochs, kept_tokens=kept, seed=seed)
     settings = load_settings(threads=threads, sandbox=False)
     last = FOLDS - 1
     if check:
@@ -190,14 +192,12 @@ def narrator(
         return
     del assistant
     lessons = training.read(out / "lessons", learnt)
-    tensors = training.train(load_parts(settings), lessons, recipe, out, resume=resume)
-    facts = dict(read_manifest(DATA)["training"]) | {
-        "narrator": {
-            "command": f"vlmforensics finetune narrator --pictures {pictures} --epochs {epochs:g} --seed {seed}",
-            "lessons": len(lessons),
-            "recipe": vars(recipe),
-        }
-    }
+    facts = dict(read_manifest(DATA)["training"])
+    before = training.shipped_narrator(DATA) if onward else {}
+    tensors = training.train(load_parts(settings), lessons, recipe, out, resume=resume, start=before)
+    command = f"vlmforensics finetune narrator --pictures {pictures} --epochs {epochs:g} --kept {kept} --seed {seed}"
+    stage = {"command": command + " --onward" * bool(before), "lessons": len(lessons), "recipe": vars(recipe)}
+    facts["narrator"] = [*(facts.get("narrator", []) if before else []), stage]
     target = DATA if ship else out / "export"
     whole = training.with_narrator(DATA, tensors, settings)
     save_shipped(target, whole, version="3", training=facts, settings=settings)

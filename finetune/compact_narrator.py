@@ -15,7 +15,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -62,7 +62,7 @@ class NarratorRecipe:
         epochs: passes over the examinations.
         texts: of an examination in a step, which is one of it.
         rate: peak learning rate.
-        kept_tokens: image tokens kept in a step, of 256.
+        kept_tokens: image tokens kept in a step, of 256; a narrator that never saw all of them fails on all of them.
         rank: of LoRA; that of the label path, as both are one adapter.
         weight_decay: of AdamW.
         seed: of texts, order and weights.
@@ -72,7 +72,7 @@ class NarratorRecipe:
     epochs: float = 1.5
     texts: int = 4
     rate: float = 5e-4
-    kept_tokens: int = 64
+    kept_tokens: int = layout.GRID**2
     rank: int = 8
     weight_decay: float = 0.0
     seed: int = 0
@@ -124,10 +124,12 @@ def fill(
     """Examine pictures and write their lessons, one file each, atomically; yields a progress line now and then.
 
     Raises:
-        SettingsError: the folder was begun with other weights, another calibration or another recipe.
+        SettingsError: the folder was begun with another calibration or another recipe.
     """
-    made = {"replies": recipe.replies, "seed": recipe.seed, "model": asdict(assistant.model)}
-    claim_cache(folder, json.loads(json.dumps(made, default=str)), filled=any(folder.glob("*.npz")))
+    # the narrator's own weights don't matter here, so that it can go on with the lessons that it began with
+    weighed = assistant.model.calibration_sha256
+    made = {"replies": recipe.replies, "seed": recipe.seed, "calibration": weighed}
+    claim_cache(folder, made, filled=any(folder.glob("*.npz")))
     for count, picture in enumerate(pictures, start=1):
         path = folder / f"{picture.sha256}.npz"
         if not path.exists():
@@ -244,6 +246,7 @@ def train(
     out: Path,
     *,
     resume: bool,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Train (or go on training) the narrator's adapter on the merged model; returns its tensors as peft names them.
 
@@ -253,11 +256,12 @@ def train(
         recipe: how.
         out: checkpoints, every ``SAVE_EVERY`` steps, and ``curve.json``.
         resume: go on from the checkpoint in ``out``, to the same weights.
+        start: tensors of a narrator to begin with; without effect at first by default.
 
     Raises:
         SettingsError: the checkpoint is of another recipe or other lessons.
     """
-    from peft import get_peft_model, get_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     torch.manual_seed(recipe.seed)
     config = adapter_config(
@@ -265,10 +269,17 @@ def train(
     )
     with quiet_peft():
         parts.model = get_peft_model(core_of(parts.model), config)
+        if start:
+            set_peft_model_state_dict(parts.model, dict(start))
     parameters = {name: p for name, p in parts.model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     texts = [lesson.instruction for lesson in lessons]
-    run = {"recipe": asdict(recipe), "lessons": len(lessons), "first": texts[0][:200]}
+    run = {
+        "recipe": asdict(recipe),
+        "lessons": len(lessons),
+        "first": texts[0][:200],
+        "start": len(start or ()),
+    }
     state = load_state(out, parameters, optimiser, run) if resume else None
     facts: dict[str, Any] = state or {"step": 0, "curve": [], **run}
     order = order_of(len(lessons), recipe.epochs, recipe.seed)
@@ -296,6 +307,11 @@ def train(
     return dict(get_peft_model_state_dict(parts.model, save_embedding_layers=False))
 
 
+def shipped_narrator(data: Path) -> dict[str, torch.Tensor]:
+    """The narrator's tensors in a folder of shipped weights; empty where it was never taught."""
+    return {k: v.float() for k, v in read_tensors(data / ADAPTER / TENSORS).items() if is_narrators(k)}
+
+
 def with_narrator(data: Path, narrator: dict[str, torch.Tensor], settings: Settings) -> CompactParts:
     """The model of a folder of shipped weights with another narrator, one adapter in all.
 
@@ -310,7 +326,7 @@ def with_narrator(data: Path, narrator: dict[str, torch.Tensor], settings: Setti
     config = adapter_config(parts.tokens, rank=own.r, alpha=own.lora_alpha, narrator=narrator_layers(parts))
     with quiet_peft():
         parts.model = get_peft_model(parts.model.unload(), config)
-        found = set_peft_model_state_dict(parts.model, label | narrator)
+        found: Any = set_peft_model_state_dict(parts.model, label | narrator)
     if found.unexpected_keys or not all(map(is_narrators, narrator)):
         raise Defect(f"no tensors of a narrator: {[*found.unexpected_keys, *narrator][:3]}")
     parts.model.eval().requires_grad_(False)

@@ -6,8 +6,8 @@ learns in minutes from them. Then it joins the weights of a mask head, which is 
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,12 +24,24 @@ from torch.nn import functional as F
 
 from vlmforensics.blending import BlendingDetector
 from vlmforensics.errors import SettingsError
-from vlmforensics.finetune.checkpoint import claim_cache, load_state, save_state
-from vlmforensics.finetune.mask_export import CLASSICAL, export, round_trip_half, validate
+from vlmforensics.finetune.checkpoint import claim_cache, load_state, save_state, write_arrays
+from vlmforensics.finetune.mask_export import (
+    CLASSICAL,
+    COMPARISONS,
+    assess,
+    compare,
+    export,
+    found_forgeries,
+    found_untouched,
+    half_digest,
+    round_trip_half,
+)
+from vlmforensics.finetune.mask_readings import ReadingCache, places_of, score
 from vlmforensics.finetune.mask_samples import SampleMaker
 from vlmforensics.finetune.masks import MaskTraining, base_tower, pictures_digest, training_cache
 from vlmforensics.finetune.pictures import FORGERIES, held_back, load_manifest, share_of
 from vlmforensics.masks import MaskHead
+from vlmforensics.masks.head import MANIFEST, SHIPPED
 from vlmforensics.masks.locator import LAYERS, SIDE, Locator, PatchReader
 from vlmforensics.masks.network import MaskNetwork
 from vlmforensics.settings import load_settings
@@ -79,10 +91,7 @@ def fill(folder: Path, maker: SampleMaker, reader: PatchReader, indices: Sequenc
             continue
         sample = maker.make(index)
         tokens = reader.patch_tokens(sample.pixels, SIDE, LAYERS)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as stream:
-            np.savez(stream, tokens=tokens.astype(np.float16), target=targets(sample.mask, len(tokens)))
-        part.replace(path)
+        write_arrays(path, tokens=tokens.astype(np.float16), target=targets(sample.mask, len(tokens)))
         if count % 100 == 0:
             logger.info("%d of %d samples", count, len(indices))
 
@@ -161,9 +170,16 @@ def joined(head: MaskHead, locator: Locator, balance: float) -> MaskNetwork:
     return network
 
 
+def kept_comparisons(start: Path | None) -> dict[str, Any]:
+    """What an exported head's manifest (the shipped one's by default) tells of comparisons."""
+    file = (start or SHIPPED) / MANIFEST
+    told = json.loads(file.read_text(encoding="utf-8")).get("validation", {})
+    return {name: told[name] for name in COMPARISONS if name in told}
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Folder with manifest.jsonl and the pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder for tokens, checkpoint and export.")],
+    out: Annotated[Path, typer.Option(help="Folder for tokens, readings, checkpoint and export.")],
     samples: Annotated[int, typer.Option(help="Made samples.")] = LocatorTraining.samples,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = LocatorTraining.steps,
     seed: Annotated[int, typer.Option(help="Of samples, weights and order.")] = 0,
@@ -173,6 +189,13 @@ def main(
     ] = None,
     made: Annotated[int, typer.Option(help="Made validation samples, half of them for calibration.")] = 200,
     untouched: Annotated[int, typer.Option(help="Found untouched photographs to validate on.")] = 120,
+    comparisons: Annotated[
+        bool,
+        typer.Option(
+            help="Ablate inputs and score classical maps, which takes longer than the rest; without it, those of the "
+            "head that is joined are kept, where the new one has the same weights."
+        ),
+    ] = True,
     threads: Annotated[int, typer.Option(help="Torch threads; 0 = all.")] = 0,
     fill_only: Annotated[str, typer.Option(help="Only compute tokens, share I/N of them.")] = "",
     resume: Annotated[bool, typer.Option(help="Continue from the saved state.")] = False,
@@ -195,18 +218,27 @@ def main(
     locator = fit(*read(out / "tokens", samples), config, out, resume=resume)
     head = MaskHead.load(folder=start)
     network = round_trip_half(joined(head, locator, balance)).eval()
-    network.reader = reader
     detector = BlendingDetector.load()
-    layers = network.config.encoder.layers
-    tower = base_tower(layers, threads)
+    tower = base_tower(network.config.encoder.layers, threads)
     series = MaskTraining(data=data, out=out, seed=seed, network=network.config)
     cache = training_cache(
         series, tower, detector.traces, blending_weights=detector.weights_sha256, validation=True
     )
-    calibration, report = validate(
-        network, tower, detector.traces, cache, pictures,
-        made=made, untouched=untouched, seed=seed, maps=CLASSICAL,
-    )  # fmt: skip
+    readings = ReadingCache(
+        out / "readings", network, tower, detector.traces, reader, places_of, detector.weights_sha256
+    )
+    calibration, report = assess(
+        [score(network, reading) for reading in readings.samples(cache, range(made))],
+        [score(network, reading) for reading in readings.pictures(found_forgeries(pictures))],
+        [
+            score(network, reading)
+            for reading in readings.pictures(found_untouched(pictures, untouched, seed))
+        ],
+        seed,
+    )
+    if comparisons:
+        network.reader = reader
+        report |= compare(network, cache, pictures, made, CLASSICAL)
     training = {
         "command": shlex.join(["python", "-m", "vlmforensics.finetune.locator", *sys.argv[1:]]),
         **asdict(config),
@@ -216,8 +248,12 @@ def main(
         "generated_pictures": sum(p.label == "synthetic" for p in known),
         "held_back_sources": sorted({p.source for p in pictures if held_back(p.source)}),
         "pictures_sha256": pictures_digest(known),
-        "joined": {"weights_sha256": head.weights_sha256, "training": head.training},
+        # a head that has a locator already is joined anew: what it was joined to before counts
+        "joined": head.training.get("joined")
+        or {"weights_sha256": head.weights_sha256, "training": head.training},
     }
+    if not comparisons and half_digest(network) == head.weights_sha256:
+        report |= kept_comparisons(start)
     path = export(network, calibration, out / "export", training=training, validation=report, traces=True)
     typer.echo(path.read_text(encoding="utf-8"))
 

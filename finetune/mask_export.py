@@ -7,6 +7,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlmforensics.errors import InputError
 from vlmforensics.finetune.mask_metrics import (
     Scored,
     calibrate,
+    f1_and_iou,
     false_area,
     localisation,
     pixel_auc,
@@ -46,6 +48,9 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "masks.safetensors"
 LARGEST_SIDE_SHOWN = 2048
 """Found pictures with a longer side are left out of the classical comparison, which reads every pixel."""
+
+COMPARISONS = ("made_ablation", "classical_made", "classical_found_forgeries")
+"""Parts of a report that :func:`compare` makes."""
 
 MapFunction = Callable[[Pixels], Grey]
 """Upright pixels → float32 (h, w) in [0, 1] at any resolution: a classical map to compare with."""
@@ -227,31 +232,84 @@ def validate(
     Returns:
         ``(calibration, report)``; the report is JSON-serialisable.
     """
-    half = made // 2
-    fitting = score_series(network, cache, range(half))
-    calibration = calibrate(fitting, seed)
-    testing = score_series(network, cache, range(half, made))
-    forged = [picture for picture in pictures if picture.part == FORGERIES]
-    found = score_pictures(
-        network, tower, traces, [p for p in forged if p.mask is not None or p.label == "real"]
+    calibration, report = assess(
+        score_series(network, cache, range(made)),
+        score_pictures(network, tower, traces, found_forgeries(pictures)),
+        score_pictures(network, tower, traces, found_untouched(pictures, untouched, seed)),
+        seed,
     )
-    clean = score_pictures(network, tower, traces, found_untouched(pictures, untouched, seed))
+    return calibration, report | compare(network, cache, pictures, made, maps or {})
+
+
+def compare(
+    network: MaskNetwork,
+    cache: SampleCache,
+    pictures: Sequence[Picture],
+    made: int,
+    maps: Mapping[str, MapFunction],
+) -> dict[str, Any]:
+    """What inputs are worth, and what classical maps find on the same pictures; arguments as for ``validate``."""
+    half = made // 2
+    report: dict[str, Any] = {"made_ablation": ablation(network, cache, range(half, made))}
+    if maps:
+        pairs = [(cache[index].pixels, cache[index].mask) for index in range(made)]
+        report["classical_made"] = compare_classical(maps, pairs[:half], pairs[half:])
+        files = _loaded(found_forgeries(pictures), Settings(sandbox=False))
+        report["classical_found_forgeries"] = compare_classical(maps, pairs[:half], files)
+    return report
+
+
+def assess(
+    made: Sequence[Scored], found: Sequence[Scored], clean: Sequence[Scored], seed: int
+) -> tuple[PixelCalibration, dict[str, Any]]:
+    """Calibrate on the first half of made tampering; report on everything else.
+
+    Args:
+        made: of sources that are held back.
+        found: forgeries and their originals.
+        clean: photographs of sources that are held back.
+        seed: of the pixels that calibration draws.
+
+    Returns:
+        ``(calibration, report)``; the report is JSON-serialisable.
+    """
+    fitting, testing = made[: len(made) // 2], made[len(made) // 2 :]
+    calibration = calibrate(fitting, seed)
     report: dict[str, Any] = {
         "calibration_n": len(fitting),
         "made": summarise(testing, calibration),
-        "made_ablation": ablation(network, cache, range(half, made)),
         "found_forgeries": summarise(found, calibration),
         "found_forgeries_by_source": by_source(found, calibration),
         "found_untouched_unseen_sources": false_area([item.mask(calibration).binary for item in clean]),
     }
-    if maps:
-        settings = Settings(sandbox=False)
-        pairs = [(cache[index].pixels, cache[index].mask) for index in range(made)]
-        report["classical_made"] = compare_classical(maps, pairs[:half], pairs[half:])
-        known = [p for p in forged if p.mask is not None or p.label == "real"]
-        files = _loaded(known, settings)
-        report["classical_found_forgeries"] = compare_classical(maps, pairs[:half], files)
+    if any(item.places is not None for item in found):
+        bare = [item.own_mask(calibration).binary for item in clean]
+        report["without_places"] = {
+            "found_forgeries": summarise([replace(item, places=None) for item in found], calibration),
+            "found_untouched_unseen_sources": false_area(bare),
+        }
+        report["places_alone"] = places_alone([*found, *clean])
     return calibration, report
+
+
+def places_alone(scored: Sequence[Scored]) -> dict[str, Any]:
+    """What signals name, without the head: on how many pictures, and how it agrees with the forgeries among these."""
+    named = [item for item in scored if item.places is not None]
+    pairs = [
+        f1_and_iou(item.places, item.truth) for item in named if item.tampered and item.places is not None
+    ]
+    means = np.mean(pairs, axis=0) if pairs else (0.0, 0.0)
+    return {
+        "forgeries": len(pairs),
+        "f1": round(float(means[0]), 4),
+        "iou": round(float(means[1]), 4),
+        "untouched": len(named) - len(pairs),
+    }
+
+
+def found_forgeries(pictures: Sequence[Picture]) -> list[Picture]:
+    """Found forgeries that have a mask, and the originals."""
+    return [p for p in pictures if p.part == FORGERIES and (p.mask is not None or p.label == "real")]
 
 
 def ablation(network: MaskNetwork, cache: SampleCache, indices: Sequence[int]) -> dict[str, Any]:
@@ -327,8 +385,9 @@ def export(
         The manifest's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = save({name: value.half().contiguous() for name, value in network.state_dict().items()})
+    data = _half(network)
     (folder / WEIGHTS).write_bytes(data)
+    (folder / WEIGHTS).chmod(0o644)
     manifest = {
         "schema": SCHEMA,
         "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)},
@@ -345,6 +404,15 @@ def export(
     path = folder / MANIFEST
     path.write_text(json.dumps(manifest, indent=1, default=str) + "\n", encoding="utf-8")
     return path
+
+
+def _half(network: MaskNetwork) -> bytes:
+    return save({name: value.half().contiguous() for name, value in network.state_dict().items()})
+
+
+def half_digest(network: MaskNetwork) -> str:
+    """SHA-256 of the weights file that :func:`export` writes."""
+    return hashlib.sha256(_half(network)).hexdigest()
 
 
 def round_trip_half(network: MaskNetwork) -> MaskNetwork:

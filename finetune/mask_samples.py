@@ -9,9 +9,7 @@ pictures) are held back for validation, see ``pictures.held_back``.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmforensics.errors import InputError, SettingsError
-from vlmforensics.finetune.checkpoint import claim_cache
+from vlmforensics.finetune.checkpoint import claim_cache, write_arrays
 from vlmforensics.finetune.pictures import Picture
 from vlmforensics.finetune.tampering import recompress, tamper
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize
@@ -233,11 +231,7 @@ def write_sample(path: Path, sample: Sample) -> None:
         fields["boundary"] = sample.traces.boundary.astype(np.float16)
         if sample.traces.region is not None:
             fields["region"] = sample.traces.region.astype(np.float16)
-    buffer = io.BytesIO()
-    np.savez(buffer, **fields)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    write_arrays(path, **fields)
 
 
 def read_sample(path: Path) -> Sample:

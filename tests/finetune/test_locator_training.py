@@ -11,6 +11,7 @@ pytest.importorskip("segment_anything")
 from vlmforensics.errors import SettingsError  # noqa: E402
 from vlmforensics.finetune import locator as work  # noqa: E402
 from vlmforensics.finetune.locator import LocatorTraining  # noqa: E402
+from vlmforensics.finetune.mask_export import export, half_digest  # noqa: E402
 from vlmforensics.finetune.mask_samples import SampleMaker  # noqa: E402
 from vlmforensics.finetune.pictures import load_manifest  # noqa: E402
 from vlmforensics.imaging import encode  # noqa: E402
@@ -130,3 +131,18 @@ def test_a_joined_head_keeps_its_weights_and_can_be_joined_again():
     again = work.joined(MaskHead(both, PixelCalibration()), other, 1.0)
     assert torch.equal(again.locator.wide.weight, other.wide.weight)
     assert again.balance.item() == 1
+
+
+def test_comparisons_are_kept_from_the_head_of_the_same_weights(tmp_path):
+    torch.manual_seed(0)
+    network = MaskNetwork(TINY)
+    told = {"classical_made": {"centre_prior": 1}, "made": {"n": 2}}
+    path = export(network, PixelCalibration(), tmp_path, training={}, validation=told)
+    assert json.loads(path.read_text())["weights"]["sha256"] == half_digest(network)
+    assert half_digest(MaskNetwork(TINY)) != half_digest(network)
+    assert work.kept_comparisons(tmp_path) == {"classical_made": {"centre_prior": 1}}
+    assert set(work.kept_comparisons(None)) <= {
+        "made_ablation",
+        "classical_made",
+        "classical_found_forgeries",
+    }

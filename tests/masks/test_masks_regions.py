@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from vlmforensics.masks.regions import PixelCalibration, find_regions, stretch, to_mask, top_logit
+from vlmforensics.masks.regions import (
+    PixelCalibration,
+    find_regions,
+    stretch,
+    to_mask,
+    top_logit,
+    with_places,
+)
 
 SIZES = [(256, 256), (640, 480), (480, 640), (333, 1001), (64, 64), (90, 2000), (1500, 100)]
 
@@ -103,3 +110,18 @@ def test_top_is_the_mean_of_the_highest_logits():
     assert top_logit(logits) == pytest.approx(4)
     logits.flat[:164] = 0
     assert top_logit(logits) == pytest.approx(2)
+
+
+def test_places_of_other_findings_join_the_mask():
+    logits, _ = planted(100, 80, (0, 0, 40, 40))
+    mask = to_mask(logits, 0.0, 100, 80, PixelCalibration(threshold=0.6))
+    assert with_places(mask, []) is mask
+    place = np.zeros((80, 100), bool)
+    place[60:70, 80:95] = True
+    both = with_places(mask, [place])
+    assert len(both.boxes) == len(both.confidences) == 2
+    assert both.boxes[1].as_list() == [80, 60, 95, 70]
+    assert both.confidences[1] == pytest.approx(0.6)
+    np.testing.assert_array_equal(both.binary, mask.binary | place)
+    np.testing.assert_array_equal(both.soft[~place], mask.soft[~place])
+    assert mask.soft[65, 85] < 0.1  # the head's own map stays as it was

@@ -17,6 +17,7 @@ import numpy as np
 
 from vlmforensics import explain as narrator
 from vlmforensics import fusion, imaging
+from vlmforensics.assistant.marking import marked
 from vlmforensics.assistant.parts import (
     VLM,
     BlendingWitness,
@@ -193,8 +194,8 @@ class Assistant:
         say("looking")
         look = self._look(work, for_text=for_text)
         say("mask")
-        mask, located = self._locate(work, look)
         self._collect_sources(work, running)
+        mask, located = self._locate(work, look)
         say("judging")
         return self._judge(work, look, mask, located)
 
@@ -277,13 +278,7 @@ class Assistant:
                     seg=own.seg if own is not None else None,
                     label_log_probs=own.log_probs if own is not None else None,
                 )
-                if mask is not None and mask.area_fraction < fusion.MASK_NOTICEABLE:
-                    mask = (
-                        mask.unmarked()
-                    )  # what the verdict does not call a region is none to the reader either
-                # a mask without a region is told as evidence, but there is nothing to draw
-                drawn = mask if mask is not None and mask.binary.any() else None
-                return drawn, head.evidence(mask, pixels.shape)
+                return marked(head, mask, work.local, pixels.shape)
             except Exception as error:  # noqa: BLE001 - see _collect_sources
                 work.fail("mask", error)
                 return None, []

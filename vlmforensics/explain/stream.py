@@ -89,8 +89,13 @@ def narrated(
 
 
 class Piece(NamedTuple):
-    """A sentence with its spacing: ``generated`` by the narrator, or in plain wording, ``replaced`` where it stands for
-    a generated one that failed its check (empty: nothing was left to say of it)."""
+    """A sentence with its spacing.
+
+    Attributes:
+        text: empty where nothing is left to say in place of a generated sentence.
+        generated: written by the narrator; else in plain wording.
+        replaced: stands for a generated one that failed its check.
+    """
 
     text: str
     generated: bool = False

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 SOURCE = "mask"
 SCHEMA = "vlmforensics.masks/2"
 MANIFEST = "masks.json"
+SHIPPED = Path(__file__).parent / "data"
+"""The folder of the weights that ship with the package."""
 HEATMAP_SIDE = 256
 
 
@@ -96,7 +98,7 @@ class MaskHead:
             WeightsCorrupt: digest, keys or shapes are not those of the manifest.
         """
         del settings
-        folder = folder or Path(__file__).parent / "data"
+        folder = folder or SHIPPED
         manifest = _read_manifest(folder)
         network, digest = _read_network(folder, manifest)
         try:

@@ -58,8 +58,12 @@ class Locator(nn.Module):
 
     def read(self, tower: PatchReader, pixels: Pixels) -> NDArray[np.float32]:
         """Logits of one upright picture uint8 (H, W, 3): float32 (21, 21)."""
-        tokens = torch.from_numpy(tower.patch_tokens(pixels, SIDE, LAYERS))
+        return self.draw(tower.patch_tokens(pixels, SIDE, LAYERS))
+
+    def draw(self, tokens: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits of the patches of one picture: float (rows, columns, channels) → float32 (rows, columns)."""
+        seen = torch.from_numpy(tokens.reshape(1, -1, tokens.shape[-1]).astype(np.float32))
         with torch.inference_mode():
-            logits = self(tokens.reshape(1, -1, tokens.shape[-1]).to(self.out.weight.device))
+            logits = self(seen.to(self.out.weight.device))
         found: NDArray[np.float32] = logits.reshape(tokens.shape[:2]).cpu().numpy()
         return found

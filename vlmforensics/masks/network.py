@@ -136,10 +136,14 @@ class MaskNetwork(nn.Module):
         tensors = {layer: torch.from_numpy(np.asarray(p, np.float32)) for layer, p in (patches or {}).items()}
         embedding, coarse = self.encoder(pixels, tensors or None, traces)
         if self.locator is not None and self.reader is not None:
-            seen = torch.from_numpy(self.locator.read(self.reader, pixels)).to(coarse.device)[None, None]
-            place = F.interpolate(seen, coarse.shape[-2:], mode="bilinear", align_corners=False)
-            coarse = self.balance * coarse + place
+            coarse = self.placed(coarse, self.locator.read(self.reader, pixels))
         return embedding, coarse
+
+    def placed(self, coarse: Tensor, seen: NDArray[np.float32]) -> Tensor:
+        """The encoder's map (1, 1, 64, 64) and the locator's, float32 (rows, columns), as one."""
+        place = torch.from_numpy(seen).to(coarse.device)[None, None]
+        place = F.interpolate(place, coarse.shape[-2:], mode="bilinear", align_corners=False)
+        return self.balance * coarse + place
 
     def decode(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import cv2
@@ -113,9 +113,34 @@ def find_regions(
         ``(binary, boxes, confidences)``: bool (H, W), and per region its box and mean of ``soft``, largest
         first.
     """
-    over = (soft >= threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(over, connectivity=8, ltype=cv2.CV_32S)
-    smallest = max(SMALLEST_REGION, smallest_share * soft.size)
+    return _described(soft >= threshold, soft, max(SMALLEST_REGION, smallest_share * soft.size))
+
+
+def with_places(mask: Mask, places: Sequence[BoolMask]) -> Mask:
+    """The mask with places marked that another finding names.
+
+    Args:
+        mask: of the head.
+        places: bool (H, W) each, of the same picture. Where one lies, the map is raised to the threshold.
+
+    Returns:
+        A mask whose regions are those of both together; the same one where there are no places.
+    """
+    if not places:
+        return mask
+    named = np.logical_or.reduce(places)
+    soft = np.where(named, np.maximum(mask.soft, np.float32(mask.threshold)), mask.soft)
+    binary, boxes, confidences = _described(mask.binary | named, soft, 1)
+    return replace(mask, soft=soft, binary=binary, boxes=boxes, confidences=confidences)
+
+
+def _described(
+    marked: BoolMask, soft: Grey, smallest: float
+) -> tuple[BoolMask, tuple[Box, ...], tuple[float, ...]]:
+    """Regions of ``marked`` with at least ``smallest`` pixels, as :func:`find_regions` returns them."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        marked.astype(np.uint8), connectivity=8, ltype=cv2.CV_32S
+    )
     areas = stats[:, cv2.CC_STAT_AREA]
     kept = [index for index in range(1, count) if areas[index] >= smallest]
     kept.sort(key=lambda index: (-int(areas[index]), index))
