@@ -162,7 +162,7 @@ def narrator(
 ) -> None:
     """Train the compact model's narrator, see ``compact_narrator``; goes on from a checkpoint of the same run."""
     from vlmforensics.assistant import Assistant
-    from vlmforensics.compact.shipped import DATA, load_parts, read_manifest, save_shipped
+    from vlmforensics.compact.shipped import DATA, read_manifest, save_shipped
     from vlmforensics.finetune import compact_narrator as training
     from vlmforensics.finetune.observe import donors_of
     from vlmforensics.finetune.pictures import assign_folds, load_manifest, share_of
@@ -194,7 +194,9 @@ def narrator(
     lessons = training.read(out / "lessons", learnt)
     facts = dict(read_manifest(DATA)["training"])
     before = training.shipped_narrator(DATA) if onward else {}
-    tensors = training.train(load_parts(settings), lessons, recipe, out, resume=resume, start=before)
+    tensors = training.train(
+        training.untaught(DATA, settings), lessons, recipe, out, resume=resume, start=before
+    )
     command = f"vlmforensics finetune narrator --pictures {pictures} --epochs {epochs:g} --kept {kept} --seed {seed}"
     stage = {"command": command + " --onward" * bool(before), "lessons": len(lessons), "recipe": vars(recipe)}
     facts["narrator"] = [*(facts.get("narrator", []) if before else []), stage]

@@ -31,7 +31,7 @@ from vlmforensics.assistant import Assistant
 from vlmforensics.compact import layout
 from vlmforensics.compact.assembly import CompactParts, adapter_config
 from vlmforensics.compact.forward import core_of, embed
-from vlmforensics.compact.shipped import ADAPTER, load_parts
+from vlmforensics.compact.shipped import ADAPTER, load_parts, merge
 from vlmforensics.errors import Defect, InputError, SettingsError
 from vlmforensics.explain.narration import instruction, prefix, reference_texts
 from vlmforensics.explain.stream import NARRATED, narrated
@@ -251,7 +251,7 @@ def train(
     """Train (or go on training) the narrator's adapter on the merged model; returns its tensors as peft names them.
 
     Args:
-        parts: with the label path's adapter merged; wrapped in place.
+        parts: without a narrator, see :func:`untaught`; wrapped in place.
         lessons: what to learn.
         recipe: how.
         out: checkpoints, every ``SAVE_EVERY`` steps, and ``curve.json``.
@@ -312,8 +312,8 @@ def shipped_narrator(data: Path) -> dict[str, torch.Tensor]:
     return {k: v.float() for k, v in read_tensors(data / ADAPTER / TENSORS).items() if is_narrators(k)}
 
 
-def with_narrator(data: Path, narrator: dict[str, torch.Tensor], settings: Settings) -> CompactParts:
-    """The model of a folder of shipped weights with another narrator, one adapter in all.
+def with_narrator(data: Path, narrator: Mapping[str, torch.Tensor], settings: Settings) -> CompactParts:
+    """The model of a folder of shipped weights with another narrator, one adapter in all; without tensors, with none.
 
     Raises:
         Defect: the tensors are not those of a narrator.
@@ -323,13 +323,21 @@ def with_narrator(data: Path, narrator: dict[str, torch.Tensor], settings: Setti
     parts = load_parts(settings, data, folded=False)
     label = {k: v for k, v in read_tensors(data / ADAPTER / TENSORS).items() if not is_narrators(k)}
     own = parts.model.peft_config["default"]
-    config = adapter_config(parts.tokens, rank=own.r, alpha=own.lora_alpha, narrator=narrator_layers(parts))
+    layers = narrator_layers(parts) if narrator else ()
+    config = adapter_config(parts.tokens, rank=own.r, alpha=own.lora_alpha, narrator=layers)
     with quiet_peft():
         parts.model = get_peft_model(parts.model.unload(), config)
-        found: Any = set_peft_model_state_dict(parts.model, label | narrator)
+        found: Any = set_peft_model_state_dict(parts.model, label | dict(narrator))
     if found.unexpected_keys or not all(map(is_narrators, narrator)):
         raise Defect(f"no tensors of a narrator: {[*found.unexpected_keys, *narrator][:3]}")
     parts.model.eval().requires_grad_(False)
+    return parts
+
+
+def untaught(data: Path, settings: Settings) -> CompactParts:
+    """The model of a folder of shipped weights without its narrator, the label path's adapter folded in."""
+    parts = with_narrator(data, {}, settings)
+    merge(parts)
     return parts
 
 

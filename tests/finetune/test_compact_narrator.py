@@ -81,7 +81,9 @@ def test_it_learns_goes_on_where_it_stopped_and_leaves_the_label_alone(settings,
     recipe = NarratorRecipe(epochs=3, texts=2, kept_tokens=12, rate=2e-3)
     monkeypatch.setattr(narrator, "SAVE_EVERY", 1)
     lessons = [lesson(0), lesson(1)]
-    whole = narrator.train(shipped.load_parts(settings), lessons, recipe, tmp_path / "a", resume=False)
+    whole = narrator.train(
+        narrator.untaught(shipped.DATA, settings), lessons, recipe, tmp_path / "a", resume=False
+    )
     curve = json.loads((tmp_path / "a/curve.json").read_text())
     assert len(curve) == 6
     assert curve[-1]["loss"] < 0.7 * curve[0]["loss"]
@@ -99,15 +101,25 @@ def test_it_learns_goes_on_where_it_stopped_and_leaves_the_label_alone(settings,
 
     monkeypatch.setattr(narrator, "loss_of", dies)
     with pytest.raises(Killed):
-        narrator.train(shipped.load_parts(settings), lessons, recipe, tmp_path / "b", resume=True)
+        narrator.train(
+            narrator.untaught(shipped.DATA, settings), lessons, recipe, tmp_path / "b", resume=True
+        )
     monkeypatch.setattr(narrator, "loss_of", loss_of)
-    resumed = narrator.train(shipped.load_parts(settings), lessons, recipe, tmp_path / "b", resume=True)
+    resumed = narrator.train(
+        narrator.untaught(shipped.DATA, settings), lessons, recipe, tmp_path / "b", resume=True
+    )
     assert all(torch.allclose(whole[key], resumed[key], atol=1e-5) for key in whole)
-    parts, other = shipped.load_parts(settings), replace(recipe, rate=1e-3)
+    parts, other = narrator.untaught(shipped.DATA, settings), replace(recipe, rate=1e-3)
     with pytest.raises(SettingsError, match="other settings"):
         narrator.train(parts, lessons, other, tmp_path / "b", resume=True)
 
     assert all(map(narrator.is_narrators, whole))
+    # what goes on begins where it left off: with the narrator once, not on top of itself
+    more = replace(recipe, rate=0.0, epochs=1)
+    parts = narrator.untaught(shipped.DATA, settings)
+    narrator.train(parts, lessons, more, tmp_path / "c", resume=False, start=whole)
+    onward = json.loads((tmp_path / "c/curve.json").read_text())
+    assert onward[0]["loss"] < 0.7 * curve[0]["loss"]
     parts = narrator.with_narrator(shipped.DATA, whole, settings)
     shipped.save_shipped(tmp_path / "out", parts, version="9", training={}, settings=settings)
     before, after = shipped.load(settings), shipped.load(settings, tmp_path / "out")
