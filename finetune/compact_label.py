@@ -327,7 +327,7 @@ def _label_step(
     rng = np.random.default_rng((recipe.seed, 2, step))
     kept = np.sort(rng.permutation(layout.GRID**2)[: recipe.kept_tokens])
     prompts = [
-        _thin(parts.tokens.look(random_hint(rng)), parts.tokens.image, recipe.kept_tokens) for _ in rows
+        thinned(parts.tokens.look(random_hint(rng)), parts.tokens.image, recipe.kept_tokens) for _ in rows
     ]
     ids, _ = pad_prompts(prompts, parts.tokens)
     said = heard(torch.from_numpy(memory.readings[rows]), recipe, rng)
@@ -341,7 +341,7 @@ def _label_step(
     )
 
 
-def _thin(prompt: list[int], image: int, kept: int) -> list[int]:
+def thinned(prompt: list[int], image: int, kept: int) -> list[int]:
     """The prompt with only ``kept`` of its image tokens."""
     first = prompt.index(image)
     count = prompt.count(image)

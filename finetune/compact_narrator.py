@@ -37,7 +37,7 @@ from vlmforensics.explain.narration import instruction, prefix, reference_texts
 from vlmforensics.explain.stream import NARRATED, narrated
 from vlmforensics.explain.wording import wording
 from vlmforensics.finetune.checkpoint import claim_cache, load_state, save_state, write_arrays
-from vlmforensics.finetune.compact_label import order_of, rate_at
+from vlmforensics.finetune.compact_label import order_of, rate_at, thinned
 from vlmforensics.finetune.features import prepare
 from vlmforensics.finetune.pictures import Picture, rng_for
 from vlmforensics.finetune.train_prompts import IGNORED
@@ -211,9 +211,7 @@ def loss_of(
 
     tokens, core = parts.tokens, core_of(parts.model)
     language = core.model.language_model
-    look = tokens.look(lesson.hints)
-    start, many = look.index(tokens.image), look.count(tokens.image)
-    look = look[: start + len(kept)] + look[start + many :]
+    look = thinned(tokens.look(lesson.hints), tokens.image, len(kept))
     cache = DynamicCache(config=language.config)
     with torch.no_grad():
         patches = torch.from_numpy(lesson.patches[kept])[None].float()

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save
 
-from vlmforensics.errors import InputError
 from vlmforensics.finetune.mask_metrics import (
     Scored,
     calibrate,
@@ -33,6 +32,7 @@ from vlmforensics.finetune.mask_samples import (
     TraceFunction,
     load_mask,
     load_pixels,
+    open_masked,
 )
 from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back
 from vlmforensics.imaging import resize_plane
@@ -95,19 +95,11 @@ def score_pictures(
     settings = Settings(sandbox=False)
     found = []
     for picture in pictures:
-        try:
-            pixels = load_pixels(picture.path, settings)
-            truth = (
-                load_mask(picture.mask, settings)
-                if picture.mask
-                else np.zeros(pixels.shape[:2], dtype=np.bool_)
-            )
-        except InputError as error:
-            logger.warning("left out: %s", error)
+        opened = open_masked(picture, settings)
+        if opened is None:
             continue
-        if truth.shape != pixels.shape[:2]:
-            logger.warning("left out: the mask of %s has another size", picture.path.name)
-            continue
+        case, truth = opened
+        pixels = case.upright
         kind = picture.kind if picture.mask else "untouched"
         drawn = traces(pixels) if traces is not None else None
         found.append(score_sample(network, pixels, tower(pixels), drawn, truth, kind, picture.source))

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from vlmforensics.assistant.marking import PLACES, named_places
-from vlmforensics.errors import Defect, InputError
+from vlmforensics.errors import Defect
 from vlmforensics.finetune.checkpoint import claim_cache, write_arrays
 from vlmforensics.finetune.mask_metrics import Scored
-from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, TraceFunction, load_mask
+from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, TraceFunction, open_masked
 from vlmforensics.finetune.pictures import Picture
-from vlmforensics.imaging import open_case
 from vlmforensics.masks.locator import LAYERS, SIDE
 from vlmforensics.masks.network import MaskNetwork
 from vlmforensics.settings import Settings
@@ -117,18 +117,11 @@ class ReadingCache:
                 yield read(path)
 
     def _add(self, path: Path, picture: Picture) -> bool:
-        try:
-            case = open_case(picture.path, settings=self.settings)
-            pixels = case.upright
-            truth = np.zeros(pixels.shape[:2], dtype=np.bool_)
-            if picture.mask:
-                truth = load_mask(picture.mask, self.settings)
-        except InputError as error:
-            logger.warning("left out: %s", error)
+        opened = open_masked(picture, self.settings)
+        if opened is None:
             return False
-        if truth.shape != pixels.shape[:2]:
-            logger.warning("left out: the mask of %s has another size", picture.path.name)
-            return False
+        case, truth = opened
+        pixels = case.upright
         drawn = self.traces(pixels) if self.traces is not None else None
         found = self._read(pixels, self.tower(pixels), drawn)
         kind = picture.kind if picture.mask else "untouched"
@@ -213,9 +206,10 @@ def encoder_digest(network: MaskNetwork) -> str:
     return digest.hexdigest()
 
 
-def place_sources() -> list[EvidenceSource]:
+@cache
+def place_sources() -> tuple[EvidenceSource, ...]:
     """The signals of ``assistant.marking.PLACES``."""
-    return [source for source in load_sources(Settings(sandbox=False)) if source.name in PLACES]
+    return tuple(source for source in load_sources(Settings(sandbox=False)) if source.name in PLACES)
 
 
 def places_of(case: CaseImage) -> BoolMask | None:

@@ -24,7 +24,7 @@ from vlmforensics.finetune.pictures import Picture
 from vlmforensics.finetune.tampering import recompress, tamper
 from vlmforensics.imaging import decode_trusted, encode, open_case, resize
 from vlmforensics.settings import Settings
-from vlmforensics.types import BoolMask, Pixels, Traces
+from vlmforensics.types import BoolMask, CaseImage, Pixels, Traces
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,24 @@ def load_pixels(path: Path, settings: Settings) -> Pixels:
 def load_mask(path: Path, settings: Settings) -> BoolMask:
     """A mask picture: True where it is brighter than mid-grey."""
     return load_pixels(path, settings)[..., 0] > 127
+
+
+def open_masked(picture: Picture, settings: Settings) -> tuple[CaseImage, BoolMask] | None:
+    """A found picture and what of it is tampered, bool (H, W).
+
+    None, with a warning, where it can't be read or its mask has another size.
+    """
+    try:
+        case = open_case(picture.path, settings=settings)
+        shape = case.upright.shape[:2]
+        truth = load_mask(picture.mask, settings) if picture.mask else np.zeros(shape, dtype=np.bool_)
+    except InputError as error:
+        logger.warning("left out: %s", error)
+        return None
+    if truth.shape != shape:
+        logger.warning("left out: the mask of %s has another size", picture.path.name)
+        return None
+    return case, truth
 
 
 class SampleMaker:

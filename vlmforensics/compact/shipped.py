@@ -60,7 +60,7 @@ def load(settings: Settings | None = None, data: Path | None = None) -> CompactB
     """
     folder = data or DATA
     manifest = read_manifest(folder)
-    parts = load_parts(settings, folder)
+    parts = _parts(settings, folder, manifest, folded=True)
     return CompactBackbone(parts, str(manifest["version"]), weights_digest(manifest))
 
 
@@ -75,7 +75,12 @@ def load_parts(
         folded: the adapter is folded into the base weights, see :func:`merge`.
     """
     folder = data or DATA
-    manifest = read_manifest(folder)
+    return _parts(settings, folder, read_manifest(folder), folded=folded)
+
+
+def _parts(
+    settings: Settings | None, folder: Path, manifest: Mapping[str, Any], *, folded: bool
+) -> CompactParts:
     parts = build_base(settings)
     load_into(parts, folder, manifest)
     if folded:

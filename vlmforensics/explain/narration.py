@@ -105,7 +105,9 @@ def reference_texts(report: Report, rng: random.Random) -> str:
         check = verify(sentence.text, report, sentences)
         if check.passed and len(" ".join([*sentences, check.text])) <= ROOM:
             sentences.append(check.text)
-    return " ".join(sentences[:3])
+        if len(sentences) == 3:
+            break
+    return " ".join(sentences)
 
 
 def _plan(words: Wording, rng: random.Random) -> list[Sentence]:
