@@ -481,6 +481,40 @@ def test_instruction_is_short_and_holds_no_forged_citation():
     assert len(instruction(report("synthetic"))) < 1500
 
 
+def test_the_narrator_sees_what_has_support_and_the_heaviest_of_either_side():
+    spec = [
+        ("whole", "One was measured.", (-1.0, 2.0, -0.5), "moderate support for synthetic", None),
+        ("npr", "Two was measured.", (-0.5, 1.0, -0.5), "weak support for synthetic", None),
+        ("noise", "Three was measured.", (0.3, -0.6, 0.3), "no support", None),
+        ("ela", "Four was measured.", (0.2, -0.5, 0.3), "no support", None),
+        ("faces", "Five was measured.", (-0.1, 0.4, -0.1), "no support", None),
+    ]
+    lines = instruction(report("synthetic", 0, spec)).split("\n")
+    assert lines[1:-1] == [
+        "Findings for this result:",
+        "[E1] the whole-picture expert, moderate support for a picture generated as a whole: One was measured",
+        "[E2] the comparison of neighbouring pixels, weak support for a picture generated as a whole: Two was measured",
+        "Findings against this result:",
+        "[E3] the noise residual, only a slight leaning away from a wholly generated picture: Three was measured",
+    ]
+    slight = [(*item[:3], "no support", None) for item in spec]
+    assert [line[:4] for line in instruction(report("synthetic", 0, slight)).split("\n") if line[0] == "["] == [
+        "[E1]", "[E3]",
+    ]  # fmt: skip
+
+
+def test_two_findings_may_speak_of_one_label_in_the_same_words():
+    spec = [
+        ("whole", "One was measured.", (-1.0, 2.0, -0.5), "moderate support for synthetic", None),
+        ("noise", "Two was measured.", (0.3, -0.6, 0.3), "no support", None),
+    ]
+    subject = report("synthetic", 0, spec)
+    said = "The whole-picture expert [E1] speaks for a wholly generated picture, but the noise residual [E2] speaks "
+    assert verify(said + "against a wholly generated picture.", subject).passed
+    loop = "The whole-picture expert [E1] speaks for it, and the whole-picture expert [E1] speaks for it."
+    assert verify(loop, subject).problem == "repeats itself"
+
+
 def test_reference_texts_pass_vary_and_depend_on_the_generator_only():
     subject = report("synthetic")
     texts = {reference_texts(subject, random.Random(seed)) for seed in range(80)}

@@ -303,6 +303,13 @@ def test_verbal_scale_follows_enfsi():
     assert strength_of(np.array([-3.0, 0.6, 0.6])) == "moderate support against real"
 
 
+def test_strength_is_about_the_label_that_fusion_moves_most():
+    llr = np.array([-0.9, -2.3, 2.0])
+    assert strength_of(llr) == "weak support against synthetic"
+    assert strength_of(llr, llr * (0.3, 0.3, 0.5)) == "weak support for tampered"
+    assert strength_of(llr, np.zeros(3)) == "weak support against synthetic"
+
+
 @given(st.tuples(*[st.floats(-800, 800)] * 3))
 @settings(deadline=None)
 def test_llr_is_the_odds_against_the_even_mixture_of_the_rest(logits):

@@ -14,11 +14,11 @@ import random
 from vlmforensics.explain import phrases
 from vlmforensics.explain.direction import balance, direction, percent, size
 from vlmforensics.explain.verify import verify
-from vlmforensics.explain.wording import Chooser, Sentence, Wording, statement, topic, wording
+from vlmforensics.explain.wording import Chooser, Sentence, Wording, degree, statement, supported, topic, wording
 from vlmforensics.types import LABELS, Evidence, Report
 
-SHOWN = 5
-"""Findings listed to the narrator; a small model loses track of more."""
+SHOWN = 4
+"""Findings listed to the narrator, beside one of the other side; a small model loses track of more."""
 CUT = 260
 """Characters of a statement that are shown."""
 ROOM = 480
@@ -32,10 +32,17 @@ TASK = (
 
 
 def shown(report: Report) -> list[Evidence]:
-    """The findings that the narrator sees, heaviest first; silent ones only where nothing else is there."""
-    ordered = sorted(report.evidence, key=lambda item: -size(item))
-    speaking = [item for item in ordered if direction(item) is not None]
-    return (speaking or ordered)[:SHOWN]
+    """The findings that the narrator sees, heaviest first.
+
+    Those with support; the heaviest of either side in any case, so that it can tell of both; silent ones only where
+    nothing else is there.
+    """
+    parts = balance(report)
+    speaking = sorted((*parts.pros, *parts.cons), key=lambda item: -size(item))
+    firm = [item for item in speaking if degree(item)][:SHOWN]
+    heads = [*parts.pros[:1], *parts.cons[:1]]
+    chosen = [item for item in speaking if item in firm or item in heads]
+    return chosen or sorted(report.evidence, key=lambda item: -size(item))[:SHOWN]
 
 
 def verdict_words(report: Report) -> str:
@@ -65,10 +72,10 @@ def instruction(report: Report) -> str:
 
 
 def _line(item: Evidence) -> str:
+    """What it weighs stands with its name, in words that the reply may take over."""
     found = direction(item)
-    leaning = f", leans {'to' if found.sign > 0 else 'away from'} {found.label}" if found is not None else ""
-    weight = item.strength + (leaning if item.strength == "no support" else "")
-    return f"[{item.id}] {topic(item.source)}: {statement(item)[:CUT]} ({weight})"
+    weight = item.strength if found is None else supported(item, phrases.TOWARD[found.sign, found.label][0])
+    return f"[{item.id}] {topic(item.source)}, {weight}: {statement(item)[:CUT]}"
 
 
 def prefix(report: Report) -> str:

@@ -160,7 +160,9 @@ def _form(sentence: str, said: Iterable[str]) -> str:
         return "is not a whole sentence"
     if any(a == b for a, b in pairwise(words) if a not in ("that", "had")):
         return "repeats itself"
-    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    # two findings may well speak of the same label, in the same words
+    told = _WORD.findall(_toward().sub(" so ", _CITATION.sub(" ", sentence)).lower())
+    fours = [tuple(told[i : i + 4]) for i in range(len(told) - 3)]
     if len(set(fours)) < len(fours) or (len(words) > 12 and len(set(words)) < 0.5 * len(words)):
         return "repeats itself"
     if sentence.count("(") != sentence.count(")") or sentence.count("“") != sentence.count("”"):
@@ -171,6 +173,13 @@ def _form(sentence: str, said: Iterable[str]) -> str:
         if len(mine & theirs) >= 0.85 * len(mine | theirs):
             return "repeats an earlier sentence"
     return ""
+
+
+@cache
+def _toward() -> re.Pattern[str]:
+    """``for …`` and ``against …`` a label, in the words of the templates."""
+    said = sorted((text for bank in phrases.TOWARD.values() for text in bank), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, said)))
 
 
 def _remainder(sentence: str, cited: Sequence[Evidence]) -> tuple[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ _LOWERED = {
     "The", "A", "An", "No", "Its", "This", "In", "At", "On", "Of", "There", "Some", "Most", "About",
     "Neither",
     "Both", "One", "Two", "All", "Every", "Each", "Within", "Between", "Noise", "Metadata",
-    "Neighbouring", "Luma", "Power", "Differences", "Compression", "Colour", "Only",
+    "Neighbouring", "Luma", "Power", "Differences", "Compression", "Colour", "Only", "Green", "Parts",
 }  # fmt: skip
 
 
@@ -114,6 +114,20 @@ def topic(source: str) -> str:
     return f"the {plain} measurement" if plain else "one measurement"
 
 
+def degree(evidence: Evidence) -> str:
+    """``moderate support`` and the like, or an empty string where it gives none to speak of."""
+    words = re.split(r" (?:for|against) ", evidence.strength)[0]
+    return words if words.endswith("support") and words != "no support" else ""
+
+
+def supported(evidence: Evidence, toward: str) -> str:
+    """How much an evidence speaks ``for …`` or ``against …``."""
+    if degree(evidence):
+        return f"{degree(evidence)} {toward}"
+    side, _, rest = toward.partition(" ")
+    return f"only a slight leaning {'towards' if side == 'for' else 'away from'} {rest}"
+
+
 def listed(items: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
@@ -166,12 +180,7 @@ class Wording:
 
     def support(self, evidence: Evidence) -> str:
         """``moderate support for …``, or words for less than that."""
-        toward = self.toward(evidence)
-        degree = re.split(r" (?:for|against) ", evidence.strength)[0]
-        if degree.endswith("support") and degree != "no support":
-            return f"{degree} {toward}"
-        side, _, rest = toward.partition(" ")
-        return f"only a slight leaning {'towards' if side == 'for' else 'away from'} {rest}"
+        return supported(evidence, self.toward(evidence))
 
     def fields(self, evidence: Evidence) -> dict[str, str]:
         """Template fields of one evidence."""

@@ -128,7 +128,7 @@ def _weigh(item: Evidence, calibration: Calibration, silenced: bool) -> tuple[Ev
             # A fact without a number says nothing; a code without a row has not been calibrated.
             llr, strength = zero, NOT_CALIBRATED if item.code and item.score is None else NO_SUPPORT
         else:
-            llr, strength = found, strength_of(found)
+            llr, strength = found, strength_of(found, weight * found)
     contribution = weight * llr
     filled = replace(
         item, llr=as_map(llr), strength=strength, reliability=reliability, contribution=as_map(contribution)

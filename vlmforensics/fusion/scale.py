@@ -80,13 +80,19 @@ def cap_for(n_min: int) -> float:
     return math.log(n_min + 1)
 
 
-def strength_of(llr: Floats) -> str:
+def strength_of(llr: Floats, contribution: Floats | None = None) -> str:
     """The verbal scale's words and the direction, e.g. ``moderate support for synthetic``.
 
-    The direction is that of the largest absolute llr: ``for`` a label, or ``against`` it where the evidence
-    excludes one label more clearly than it chooses between the other two.
+    The direction is ``for`` a label, or ``against`` it where the evidence excludes one label more clearly than it
+    chooses between the other two.
+
+    Args:
+        llr: log-likelihood ratios, shape (3,), nats.
+        contribution: what fusion makes of them. The words are about the label that it moves most, so that ledger and
+            text name the same one; where it moves none, about the largest absolute llr.
     """
-    index = int(np.argmax(np.abs(llr)))
+    moved = llr if contribution is None or not np.any(contribution) else contribution
+    index = int(np.argmax(np.abs(moved)))
     ratio = math.exp(min(abs(float(llr[index])), 700.0))
     words = next(name for bound, name in VERBAL_SCALE if ratio < bound)
     if words == NO_SUPPORT:
