@@ -66,6 +66,12 @@ def run(
     gallery: Annotated[
         bool, typer.Option(help="Put small pictures of the worst errors into the report.")
     ] = False,
+    fold: Annotated[
+        str,
+        typer.Option(
+            help="I/N: only the families of that fold, dealt as in training (the narrator leaves out 4/5)."
+        ),
+    ] = "",
     seed: int = 0,
     workers: Annotated[
         int | None, typer.Option(help="Pictures at a time; one a core by default.", min=1)
@@ -77,12 +83,13 @@ def run(
     """Run a suite, store every prediction, then score and report. Resumes by itself."""
     from vlmforensics.eval.run import Plan, settings_of_run
     from vlmforensics.eval.run import run as examine
-    from vlmforensics.eval.samples import choose
+    from vlmforensics.eval.samples import choose, of_fold
     from vlmforensics.eval.suites import read_suite, suite_of
 
     chosen = suite_of(suite)
     most = chosen.most if n is None else n or None
-    samples = choose(read_suite(suite, data, out, split), most, seed=seed)
+    labelled = read_suite(suite, data, out, split)
+    samples = choose(of_fold(labelled, fold) if fold else labelled, most, seed=seed)
     plan = Plan(
         suite=suite,
         model=model,

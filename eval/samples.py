@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmforensics.errors import SettingsError
+from vlmforensics.finetune.pictures import assign_folds
 from vlmforensics.types import LABELS
 
 FAKE = "fake"
@@ -201,6 +202,23 @@ def choose(samples: Sequence[Sample], most: int | None, *, seed: int = 0) -> lis
             if queues[label] and len(chosen) < most:
                 chosen.append(queues[label].pop())
     return sorted(chosen, key=lambda s: s.name)
+
+
+def of_fold(samples: Sequence[Sample], fold: str) -> list[Sample]:
+    """The samples whose family lies in one fold, as training deals families.
+
+    Args:
+        samples: all that training dealt.
+        fold: ``I/N``, counted from 0.
+
+    Raises:
+        SettingsError: no such fold.
+    """
+    index, _, count = fold.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise SettingsError(f"a fold is I/N with I from 0 to N-1, as 4/5, not {fold!r}")
+    folds = assign_folds(samples, int(count))
+    return [sample for sample, home in zip(samples, folds, strict=True) if home == int(index)]
 
 
 # ---------------------------------------------------------------- localisation sets

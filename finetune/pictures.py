@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -90,7 +91,21 @@ def load_manifest(data: Path) -> list[Picture]:
     return pictures
 
 
-def assign_folds(pictures: Sequence[Picture], count: int) -> list[int]:
+class Labelled(Protocol):
+    """What decides a picture's fold."""
+
+    @property
+    def label(self) -> str:
+        """One of ``LABELS``; others are spread as they come."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Sources that are alike."""
+        ...
+
+
+def assign_folds(pictures: Sequence[Labelled], count: int) -> list[int]:
     """Fold of each picture, families kept whole, labels spread evenly: greedy, largest family first.
 
     Deterministic: ties go by name. A scene never straddles folds, as scenes stay within their source.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -15,7 +16,7 @@ from vlmforensics.eval import conditions as given
 from vlmforensics.eval.predictions import load_run
 from vlmforensics.eval.report import write
 from vlmforensics.eval.run import Plan, run
-from vlmforensics.eval.samples import choose, labelled_pictures, localisation_sets
+from vlmforensics.eval.samples import Sample, choose, labelled_pictures, localisation_sets, of_fold
 from vlmforensics.eval.suites import read_suite
 from vlmforensics.imaging import decode_trusted, encode, to_png
 from vlmforensics.report import schema
@@ -349,3 +350,19 @@ def test_published_sets_run_through_the_same_loop(fakes, tmp_path):
     assert 0 < table["words"]["rouge_l"] < 1
     assert table["words"]["css"] > 0.9
     assert {row["value"] for row in table["fairness"]} == {"animal", "deepfake"}
+
+
+def test_a_fold_keeps_families_whole_and_folds_share_nothing():
+    samples = [
+        Sample(f"{family}-{i}.png", Path(f"{family}-{i}.png"), label, family, family)
+        for family, label in (("a", "real"), ("b", "real"), ("c", "synthetic"), ("d", "synthetic"))
+        for i in range(3)
+    ]
+    parts = [of_fold(samples, f"{fold}/2") for fold in range(2)]
+    assert sorted(s.name for part in parts for s in part) == sorted(s.name for s in samples)
+    families = [{s.family for s in part} for part in parts]
+    assert not families[0] & families[1]
+    assert all({"real", "synthetic"} == {s.label for s in p} for p in parts)
+    for wrong in ("2/2", "1", "x/2", "-1/2"):
+        with pytest.raises(SettingsError, match="fold"):
+            of_fold(samples, wrong)

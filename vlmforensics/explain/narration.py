@@ -14,7 +14,16 @@ import random
 from vlmforensics.explain import phrases
 from vlmforensics.explain.direction import balance, direction, percent, size
 from vlmforensics.explain.verify import verify
-from vlmforensics.explain.wording import Chooser, Sentence, Wording, degree, statement, supported, topic, wording
+from vlmforensics.explain.wording import (
+    Chooser,
+    Sentence,
+    Wording,
+    degree,
+    statement,
+    supported,
+    topic,
+    wording,
+)
 from vlmforensics.types import LABELS, Evidence, Report
 
 SHOWN = 4
