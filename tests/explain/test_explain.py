@@ -22,7 +22,7 @@ from vlmforensics.explain.narration import instruction, prefix, reference_texts
 from vlmforensics.explain.questions import read
 from vlmforensics.explain.stream import sentences
 from vlmforensics.explain.verify import NARRATED, canonical
-from vlmforensics.explain.wording import Chooser, Wording, statement
+from vlmforensics.explain.wording import Chooser, Wording, lowered, statement, wording
 from vlmforensics.types import (
     LABELS,
     Box,
@@ -513,6 +513,17 @@ def test_two_findings_may_speak_of_one_label_in_the_same_words():
     assert verify(said + "against a wholly generated picture.", subject).passed
     loop = "The whole-picture expert [E1] speaks for it, and the whole-picture expert [E1] speaks for it."
     assert verify(loop, subject).problem == "repeats itself"
+
+
+def test_a_finding_is_spelled_out_once():
+    subject = report("synthetic")
+    item = subject.evidence[0]
+    said = wording(subject).one(item, bank.PRO_NEXT_LEAD, bank.PRO_NEXT_TAIL).text
+    assert statement(item).lower() in said.lower()
+    toward = wording(subject).toward(item)
+    again = f"The heaviest finding first: {lowered(statement(item))} [{item.id}], which speaks {toward}."
+    assert verify(again, subject).passed
+    assert verify(again, subject, [said]).problem == "repeats an earlier sentence"
 
 
 def test_reference_texts_pass_vary_and_depend_on_the_generator_only():

@@ -9,7 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -130,8 +130,10 @@ def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
     cited = [known[name] for name in dict.fromkeys(named) if name in known]
     ids = tuple(item.id for item in cited)
     rest, stated = _remainder(sentence, cited)
+    said = list(said)
     problem = (
         _form(sentence, said)
+        or _told(stated, known, said)
         or ("" if _ALLOWED.match(rest) else "holds markup or control characters")
         or ("cites evidence that does not exist" if len(set(named)) > len(cited) else "")
         or ("cites nothing" if not cited else "")
@@ -173,6 +175,13 @@ def _form(sentence: str, said: Iterable[str]) -> str:
         if len(mine & theirs) >= 0.85 * len(mine | theirs):
             return "repeats an earlier sentence"
     return ""
+
+
+def _told(stated: Sequence[str], known: Mapping[str, Evidence], said: Sequence[str]) -> str:
+    """No finding is spelled out twice, however it is introduced."""
+    earlier = " ".join(said).lower()
+    again = any(statement(known[name]).lower() in earlier for name in stated)
+    return "repeats an earlier sentence" if again else ""
 
 
 @cache
