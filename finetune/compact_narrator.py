@@ -11,6 +11,7 @@ prompt, and what is to be learned follows them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
@@ -190,6 +191,20 @@ def read(folder: Path, pictures: Sequence[Picture]) -> list[Lesson]:
     return lessons
 
 
+def digest_of(lessons: Sequence[Lesson]) -> str:
+    """SHA-256 over what is learned, in its order."""
+    texts = [(lesson.hints, lesson.instruction, lesson.replies) for lesson in lessons]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and numbers."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].detach().cpu().float().numpy().tobytes())
+    return found.hexdigest()
+
+
 def narrator_layers(parts: CompactParts) -> range:
     """The decoder layers that the label path does not run through."""
     return range(layout.CLS_LAYER, core_of(parts.model).config.text_config.num_hidden_layers)
@@ -271,13 +286,7 @@ def train(
             set_peft_model_state_dict(parts.model, dict(start))
     parameters = {name: p for name, p in parts.model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    texts = [lesson.instruction for lesson in lessons]
-    run = {
-        "recipe": asdict(recipe),
-        "lessons": len(lessons),
-        "first": texts[0][:200],
-        "start": len(start or ()),
-    }
+    run = {"recipe": asdict(recipe), "lessons": digest_of(lessons), "start": digest_of_tensors(start or {})}
     state = load_state(out, parameters, optimiser, run) if resume else None
     facts: dict[str, Any] = state or {"step": 0, "curve": [], **run}
     order = order_of(len(lessons), recipe.epochs, recipe.seed)

@@ -109,9 +109,11 @@ def test_it_learns_goes_on_where_it_stopped_and_leaves_the_label_alone(settings,
         narrator.untaught(shipped.DATA, settings), lessons, recipe, tmp_path / "b", resume=True
     )
     assert all(torch.allclose(whole[key], resumed[key], atol=1e-5) for key in whole)
-    parts, other = narrator.untaught(shipped.DATA, settings), replace(recipe, rate=1e-3)
-    with pytest.raises(SettingsError, match="other settings"):
-        narrator.train(parts, lessons, other, tmp_path / "b", resume=True)
+    reworded = [replace(lesson, instruction=f"{lesson.instruction} Be brief.") for lesson in lessons]
+    for learned, other in ((lessons, replace(recipe, rate=1e-3)), (reworded, recipe)):
+        parts = narrator.untaught(shipped.DATA, settings)
+        with pytest.raises(SettingsError, match="other settings"):
+            narrator.train(parts, learned, other, tmp_path / "b", resume=True)
 
     assert all(map(narrator.is_narrators, whole))
     # what goes on begins where it left off: with the narrator once, not on top of itself
