@@ -215,7 +215,7 @@ def of_fold(samples: Sequence[Sample], fold: str) -> list[Sample]:
         SettingsError: no such fold.
     """
     index, _, count = fold.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise SettingsError(f"a fold is I/N with I from 0 to N-1, as 4/5, not {fold!r}")
     folds = assign_folds(samples, int(count))
     return [sample for sample, home in zip(samples, folds, strict=True) if home == int(index)]
