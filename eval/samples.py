@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmforensics.errors import SettingsError
-from vlmforensics.finetune.pictures import assign_folds
+from vlmforensics.finetune.pictures import assign_folds, share_of
 from vlmforensics.types import LABELS
 
 FAKE = "fake"
@@ -214,11 +214,9 @@ def of_fold(samples: Sequence[Sample], fold: str) -> list[Sample]:
     Raises:
         SettingsError: no such fold.
     """
-    index, _, count = fold.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise SettingsError(f"a fold is I/N with I from 0 to N-1, as 4/5, not {fold!r}")
-    folds = assign_folds(samples, int(count))
-    return [sample for sample, home in zip(samples, folds, strict=True) if home == int(index)]
+    index, count = share_of(fold)
+    folds = assign_folds(samples, count)
+    return [sample for sample, home in zip(samples, folds, strict=True) if home == index]
 
 
 # ---------------------------------------------------------------- localisation sets

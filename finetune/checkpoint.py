@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -35,6 +36,14 @@ def check_same(where: Path, known: Mapping[str, Any], facts: Mapping[str, Any]) 
             f"{where} was begun with other settings or data ({', '.join(odd)}); go on with the former ones, "
             "remove it, or use another folder"
         )
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and numbers, whatever their order, device and precision."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def claim_cache(folder: Path, facts: Mapping[str, Any], *, filled: bool) -> None:

@@ -37,7 +37,13 @@ from vlmforensics.errors import Defect, InputError, SettingsError
 from vlmforensics.explain.narration import instruction, prefix, reference_texts
 from vlmforensics.explain.stream import NARRATED, narrated
 from vlmforensics.explain.wording import wording
-from vlmforensics.finetune.checkpoint import claim_cache, load_state, save_state, write_arrays
+from vlmforensics.finetune.checkpoint import (
+    claim_cache,
+    load_state,
+    save_state,
+    tensors_digest,
+    write_arrays,
+)
 from vlmforensics.finetune.compact_label import order_of, rate_at, thinned
 from vlmforensics.finetune.features import prepare
 from vlmforensics.finetune.pictures import Picture, rng_for
@@ -197,14 +203,6 @@ def digest_of(lessons: Sequence[Lesson]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names and numbers."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode() + tensors[name].detach().cpu().float().numpy().tobytes())
-    return found.hexdigest()
-
-
 def narrator_layers(parts: CompactParts) -> range:
     """The decoder layers that the label path does not run through."""
     return range(layout.CLS_LAYER, core_of(parts.model).config.text_config.num_hidden_layers)
@@ -286,7 +284,7 @@ def train(
             set_peft_model_state_dict(parts.model, dict(start))
     parameters = {name: p for name, p in parts.model.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    run = {"recipe": asdict(recipe), "lessons": digest_of(lessons), "start": digest_of_tensors(start or {})}
+    run = {"recipe": asdict(recipe), "lessons": digest_of(lessons), "start": tensors_digest(start or {})}
     state = load_state(out, parameters, optimiser, run) if resume else None
     facts: dict[str, Any] = state or {"step": 0, "curve": [], **run}
     order = order_of(len(lessons), recipe.epochs, recipe.seed)

@@ -5,7 +5,6 @@ Encoder, CLIP and signals don't change while a locator learns; only locator and 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlmforensics.assistant.marking import PLACES, named_places
 from vlmforensics.errors import Defect
-from vlmforensics.finetune.checkpoint import claim_cache, write_arrays
+from vlmforensics.finetune.checkpoint import claim_cache, tensors_digest, write_arrays
 from vlmforensics.finetune.mask_metrics import Scored
 from vlmforensics.finetune.mask_samples import SampleCache, TowerFunction, TraceFunction, open_masked
 from vlmforensics.finetune.pictures import Picture
@@ -88,7 +87,8 @@ class ReadingCache:
         self.clip, self.places = clip, places
         self.settings = Settings(sandbox=False)
         facts = {
-            "encoder": encoder_digest(network),
+            # not the whole network: readings stay good while only the locator changes
+            "encoder": tensors_digest(network.encoder.state_dict()),
             "clip": clip.digest,
             "side": SIDE,
             "locator_layers": list(LAYERS),
@@ -196,14 +196,6 @@ def score(network: MaskNetwork, reading: Reading) -> Scored:
         said = network.decode(embedding, coarse, None, None, (), None)
     logits = said.mask.float().numpy().astype(np.float16)
     return Scored(logits, float(said.presence), reading.truth, reading.kind, reading.source, reading.places)
-
-
-def encoder_digest(network: MaskNetwork) -> str:
-    """SHA-256 of the encoder's weights: readings stay good while only the locator changes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.encoder.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @cache

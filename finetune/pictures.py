@@ -148,8 +148,14 @@ def is_unfamiliar(picture: Picture, familiar: set[str]) -> bool:
 
 
 def share_of(text: str) -> tuple[int, int]:
-    """``I/N``, which share of the work to do, as two numbers."""
+    """``I/N``, which share of the work to do or which fold, as two numbers.
+
+    Raises:
+        SettingsError: it is something else, or there is no such share.
+    """
     index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise SettingsError(f"a share or fold is I/N with I from 0 to N-1, as 4/5, not {text!r}")
     return int(index), int(count)
 
 

@@ -110,10 +110,15 @@ def test_it_learns_goes_on_where_it_stopped_and_leaves_the_label_alone(settings,
     )
     assert all(torch.allclose(whole[key], resumed[key], atol=1e-5) for key in whole)
     reworded = [replace(lesson, instruction=f"{lesson.instruction} Be brief.") for lesson in lessons]
-    for learned, other in ((lessons, replace(recipe, rate=1e-3)), (reworded, recipe)):
+    slower = replace(recipe, rate=1e-3)
+    for learned, other, start in (
+        (lessons, slower, None),
+        (reworded, recipe, None),
+        (lessons, recipe, whole),
+    ):
         parts = narrator.untaught(shipped.DATA, settings)
         with pytest.raises(SettingsError, match="other settings"):
-            narrator.train(parts, learned, other, tmp_path / "b", resume=True)
+            narrator.train(parts, learned, other, tmp_path / "b", resume=True, start=start)
 
     assert all(map(narrator.is_narrators, whole))
     # what goes on begins where it left off: with the narrator once, not on top of itself

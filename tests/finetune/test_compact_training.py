@@ -15,7 +15,7 @@ from vlmforensics.finetune.checkpoint import load_state, save_state
 from vlmforensics.finetune.compact_label import Sample, write_scores
 from vlmforensics.finetune.journal import append, read_journal
 from vlmforensics.finetune.observe import Observation
-from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest
+from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_manifest, share_of
 from vlmforensics.finetune.progress import show_progress
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.imaging import encode
@@ -344,3 +344,9 @@ def test_progress_is_shown_under_a_command_line_that_shows_errors_only(capsys):
     shown = capsys.readouterr().err
     assert "step 7" in shown
     assert "noise" not in shown
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "x/2", "-1/2", "0/0"])
+def test_a_share_that_is_none_is_named(text):
+    with pytest.raises(SettingsError, match="share or fold"):
+        share_of(text)

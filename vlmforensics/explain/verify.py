@@ -9,7 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -113,7 +113,7 @@ def sayable(text: str) -> bool:
     return bool(_ALLOWED.match(text)) and not _AUTHENTIC.search(text)
 
 
-def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
+def verify(text: str, report: Report, said: Sequence[str] = ()) -> Check:
     """Check one sentence against a report.
 
     Args:
@@ -130,7 +130,6 @@ def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
     cited = [known[name] for name in dict.fromkeys(named) if name in known]
     ids = tuple(item.id for item in cited)
     rest, stated = _remainder(sentence, cited)
-    said = list(said)
     problem = (
         _form(sentence, said)
         or _told(stated, known, said)
@@ -148,7 +147,7 @@ def verify(text: str, report: Report, said: Iterable[str] = ()) -> Check:
     return Check(sentence, ids, problem, stated)
 
 
-def _form(sentence: str, said: Iterable[str]) -> str:
+def _form(sentence: str, said: Sequence[str]) -> str:
     if not SHORTEST <= len(sentence) <= LONGEST:
         return "too short or too long"
     if (
