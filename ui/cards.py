@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlmforensics.explain import balance, without
+from vlmforensics.explain import Balance, balance, strength_told, without
 from vlmforensics.report.text import LIMITS, percent
 from vlmforensics.types import LABELS, Evidence, Report
 from vlmforensics.ui.language import ENGLISH, Words
@@ -151,16 +151,16 @@ def what_would_help(report: Report, t: Words = ENGLISH) -> list[str]:
 def _reasons(report: Report, t: Words) -> str:
     parts = balance(report)
     speaks = t("Speaks for “{label}”", label=t(LABEL_NAMES[parts.label]))
-    pro = _reason_list("vf-pro", speaks, parts.pros[:3], t)
-    contra = _reason_list("vf-contra", t("Speaks against it"), parts.cons[:2], t)
+    pro = _reason_list("vf-pro", speaks, parts.pros[:3], parts, t)
+    contra = _reason_list("vf-contra", t("Speaks against it"), parts.cons[:2], parts, t)
     return f'<div class="vf-reasons">{pro}{contra}</div>'
 
 
-def _reason_list(kind: str, title: str, items: Sequence[Evidence], t: Words) -> str:
+def _reason_list(kind: str, title: str, items: Sequence[Evidence], parts: Balance, t: Words) -> str:
     sign = "+" if kind == "vf-pro" else "−"
     rows = "".join(
         f'<li><span class="vf-sign" aria-hidden="true">{sign}</span><div><span lang="en">{escape(item.statement)}'
-        f'</span> {_cite(item, t)}<p class="vf-small">{escape(_trust(item, t))}</p></div></li>'
+        f'</span> {_cite(item, t)}<p class="vf-small">{escape(_trust(item, parts, t))}</p></div></li>'
         for item in items
     )
     nothing = t("Nothing that was measured clearly does.")
@@ -174,8 +174,8 @@ def _cite(item: Evidence, t: Words) -> str:
     return f'<a class="vf-cite" href="#evidence-{name}" aria-label="{label}">{name}</a>'
 
 
-def _trust(item: Evidence, t: Words) -> str:
-    said = strength(item.strength, t)
+def _trust(item: Evidence, parts: Balance, t: Words) -> str:
+    said = strength(strength_told(item, parts), t)
     said = said[:1].upper() + said[1:]
     if item.reliability is None:
         return f"{said}; {t('how often this source is right has not been measured')}"

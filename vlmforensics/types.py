@@ -196,6 +196,9 @@ class Evidence:
         heatmap: float32 (h, w) in [0, 1] at any resolution, stretched over the whole upright frame; display only.
         recompute: JSON-serialisable parameters that reproduce the number.
         llr: natural-log likelihood ratio of each label against the rest; 0 = says nothing.
+        strength: the likelihood ratio in words, ``moderate support for synthetic``, or why there is none: ``no
+            support``, ``no weight`` (it would say something, and fusion gives it no weight), ``not calibrated``,
+            ``outside calibration``.
         contribution: log-odds added to each label by this evidence in fusion.
     """
 
@@ -257,6 +260,7 @@ class Mask:
         confidences: mean of ``soft`` inside each region, same order.
         threshold: the threshold that was applied.
         presence: probability in [0, 1] that anything in the picture was tampered with, or None where not estimated.
+        joined: share of the picture, 0..1, that is marked only because other findings name it.
     """
 
     soft: Grey
@@ -265,6 +269,7 @@ class Mask:
     confidences: tuple[float, ...]
     threshold: float
     presence: float | None = None
+    joined: float = 0.0
 
     @property
     def area_fraction(self) -> float:

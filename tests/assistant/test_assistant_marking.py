@@ -44,7 +44,11 @@ def test_a_place_that_a_signal_names_is_marked_and_told_of(fakes, data, name):
     np.testing.assert_array_equal(report.mask.binary, plain.mask.binary | place)
     assert len(report.mask.boxes) == len(report.mask.confidences) == 2
     told = next(item for item in report.evidence if item.source == "mask")
-    assert "signals name" in told.statement
+    own = next(item for item in plain.evidence if item.source == "mask").statement
+    assert told.statement.startswith(own)  # the head is credited with what it marks itself
+    assert f"signals name, {100 * report.mask.area_fraction:.1f} %" in told.statement
+    assert report.mask.joined == pytest.approx(report.mask.area_fraction - plain.mask.area_fraction)
+    assert plain.mask.joined == 0.0
     np.testing.assert_array_equal(told.region.mask, report.mask.binary)
 
 

@@ -149,18 +149,14 @@ def test_plain_wording_states_verdict_reasons_objections_and_limits(label):
     assert all(part[0].isupper() or not part[0].isalpha() for part in split(text))
 
 
-@pytest.mark.parametrize(
-    ("pull", "kind"), [((-0.8, 0.9, 0.4), "down"), ((-1.0, 0.01, 0.99), "up"), ((-0.05, 0.001, 0.0), "same")]
-)
+@pytest.mark.parametrize(("pull", "kind"), [((-0.8, 0.9, 0.4), "down"), ((-0.05, 0.001, 0.0), "same")])
 def test_a_counterfactual_moves_the_way_it_is_worded(pull, kind):
     subject = report("synthetic", 0, [("noise", NOISE, pull, "weak support against real", None)])
     chances = {"real": 0.02, "synthetic": 0.84, "tampered": 0.14}
     subject.verdict = replace(subject.verdict, probabilities=chances)
     after = without(subject, subject.evidence)["synthetic"]
-    assert {"down": after < 0.83, "up": after > 0.85, "same": percent(after) == "84 %"}[kind]
-    wrong = {"down": "rise|climb", "up": "fall|drop|remain of", "same": "fall|drop|remain of|rise|climb"}[
-        kind
-    ]
+    assert {"down": after < 0.83, "same": percent(after) == "84 %"}[kind]
+    wrong = {"down": "rise|climb|still", "same": "fall|drop|remain of|rise|climb"}[kind]
     for seed in range(12):
         said = Wording(subject, Chooser(random.Random(seed))).counterfactual().text
         assert percent(after) in said
@@ -660,10 +656,10 @@ def test_what_decides_alone_is_found_wherever_it_stands():
     head = next(item for item in subject.evidence if item.source == "vlm")
     assert max(LABELS, key=without(subject, [head]).get) == "tampered"
     text = text_of(answer(subject, "what would change your mind?"))
-    assert "No single finding" not in text
+    assert "whichever single finding" not in text
     assert re.search(rf"\[{head.id}\].*an edited picture|an edited picture.*\[{head.id}\]", text)
     calm = text_of(answer(report("synthetic", 0, spec[:1]), "what would change your mind?"))
-    assert "No single finding" in calm
+    assert "whichever single finding" in calm
 
 
 def test_a_free_question_may_use_a_verified_sentence_only():

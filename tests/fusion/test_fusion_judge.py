@@ -15,7 +15,9 @@ from vlmforensics.errors import Defect, SettingsError
 from vlmforensics.fusion import Calibration, Gate, judge, mask_agreement
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
 from vlmforensics.fusion.judge import ruled_out_below
-from vlmforensics.fusion.scale import as_map, cap_for, llr_from_logits, strength_of
+from vlmforensics.fusion.judge import _share
+from vlmforensics.fusion.scale import as_map, cap_for, llr_from_logits
+from vlmforensics.strength import strength_of
 from vlmforensics.types import LABELS, Box, Evidence, Region, SourceFailure
 
 COUNTS = {"real": 300, "synthetic": 200, "tampered": 100}
@@ -307,7 +309,9 @@ def test_strength_is_about_the_label_that_fusion_moves_most():
     llr = np.array([-0.9, -2.3, 2.0])
     assert strength_of(llr) == "weak support against synthetic"
     assert strength_of(llr, llr * (0.3, 0.3, 0.5)) == "weak support for tampered"
-    assert strength_of(llr, np.zeros(3)) == "weak support against synthetic"
+    assert strength_of(llr, np.zeros(3)) == strength_of(llr, np.full(3, 0.02)) == "no weight"
+    assert strength_of(llr / 4, np.zeros(3)) == "no support"
+    assert strength_of(np.array([-3.0, 3.0, -3.0])) == "moderate support for synthetic"
 
 
 @given(st.tuples(*[st.floats(-800, 800)] * 3))
@@ -390,3 +394,10 @@ def test_a_broken_source_could_have_spoken_against_each_accusation():
     assert judge(strong, Calibration.from_json(changed), failures=failure)[1].label == "synthetic"
     changed["sources"]["vlm"]["reach"] = {"real": 0.0, "synthetic": -40.0, "tampered": 0.0}
     assert judge(strong, Calibration.from_json(changed), failures=failure)[1].label == "inconclusive"
+
+
+def test_a_share_that_keeps_a_label_is_printed_above_its_bound():
+    assert _share(0.0102, 0.01) == "1.02 %"
+    assert _share(0.031, 0.01) == "3.1 %"
+    assert _share(0.31, 0.01) == "31 %"
+    assert _share(0.05004) == "5.0 %"

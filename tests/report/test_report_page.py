@@ -55,7 +55,7 @@ class Page(HTMLParser):
 def report(fakes):
     sources = [fakes.Brightness(), fakes.Broken("noise")]
     made = fakes.make(sources=sources).examine(fakes.encode(fakes.scene()), file=HOSTILE)
-    made.explanation = Explanation(f"A region stands out [E1, E2]. It says {HOSTILE} [E3].", 2, 1)
+    made.explanation = Explanation(f"A region stands out [E1, E2]. It says {HOSTILE} [E3].", 3, 1, 2)
     made.conversation = (Answer(f"Why {HOSTILE}?", "Because of that [E1].", ("E1",)),)
     return made
 

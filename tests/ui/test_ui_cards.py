@@ -66,14 +66,24 @@ def test_inconclusive_gives_reason_and_help(report):
 
 def test_card_and_explanation_put_a_finding_on_the_same_side(report):
     case = report("plain.jpg")
-    copied = replace(case.evidence[1], contribution={"real": -0.03, "synthetic": -0.96, "tampered": 0.63})
+    copied = replace(
+        case.evidence[1],
+        contribution={"real": -0.03, "synthetic": -0.96, "tampered": 0.93},
+        llr={"real": -0.1, "synthetic": -2.0, "tampered": 1.9},
+        strength="weak support against synthetic",
+    )
     case.evidence = (case.evidence[0], copied, *case.evidence[2:])
+    chances = {"real": 0.9, "synthetic": 0.02, "tampered": 0.08}
+    case.verdict = replace(case.verdict, probabilities=chances)
     assert copied in balance(case).cons
     pro, contra = re.search(
         r'class="vf-pro">(.*?)<div class="vf-contra">(.*)', cards.verdict_card(case), re.DOTALL
     ).groups()
     assert "#evidence-E2" not in pro
     assert "#evidence-E2" in contra
+    assert (
+        "eak support for “tampered with”" in contra
+    )  # no objection is told in favour of what it speaks against
     row = re.search(r'id="evidence-E2".*?</tr>', panels.evidence_table(case, set()), re.DOTALL).group()
     assert f'data-for="{speaks_for(copied)}"' in row
 

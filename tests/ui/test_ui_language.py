@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("gradio", reason="the ui extra is not installed")
 
 import vlmforensics.ui
-from vlmforensics.fusion.scale import VERBAL_SCALE
 from vlmforensics.report.text import LIMITS
+from vlmforensics.strength import VERBAL_SCALE
 from vlmforensics.ui import cards, compare, layout, options, words
 from vlmforensics.ui.app import STOPPED, WAITING
 from vlmforensics.ui.language import LANGUAGES, preferred

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vlmforensics.assistant.parts import MaskWitness
 from vlmforensics.fusion import MASK_NOTICEABLE
-from vlmforensics.types import BoolMask, Evidence, Mask
+from vlmforensics.types import BoolMask, Evidence, Mask, Region
 
 PLACES = ("copy_move", "jpeg_double")
 """Signals whose regions join the mask: seldom drawn on untouched pictures, near the forgery elsewhere (decision 14)."""
@@ -30,19 +30,23 @@ def marked(
         evidence: of the signals.
         shape: of the upright picture's pixels.
     """
-    places = named_places(evidence)
+    own, places = mask, named_places(evidence)
     if mask is not None and places:
         from vlmforensics.masks.regions import with_places
 
         mask = with_places(mask, places)
     if mask is not None and mask.area_fraction < MASK_NOTICEABLE:
-        mask = mask.unmarked()  # what the verdict does not call a region is none to the reader either
-    told = head.evidence(mask, shape)
+        own = mask = mask.unmarked()  # what the verdict does not call a region is none to the reader either
+    told = head.evidence(own, shape)
     if mask is None or not mask.binary.any():
         return None, told  # told as evidence, but there is nothing to draw
-    if places:
-        told = [
-            replace(item, statement=f"{item.statement} Places that signals name are part of it.")
-            for item in told
-        ]
+    if mask.joined:
+        told = [_with_joined(item, mask) for item in told]
     return mask, told
+
+
+def _with_joined(item: Evidence, mask: Mask) -> Evidence:
+    """What the head marks is told as its own; the rest as what signals name."""
+    both = f"With places that signals name, {100 * mask.area_fraction:.1f} % of the picture is marked."
+    region = Region(mask.boxes[0], mask.binary)
+    return replace(item, statement=f"{item.statement} {both}", region=region)

@@ -15,6 +15,7 @@ from vlmforensics.batch.inputs import Job
 from vlmforensics.errors import SettingsError
 from vlmforensics.report import error_record, to_record
 from vlmforensics.report.ledger import file_digest
+from vlmforensics.report.record import explanation_check
 from vlmforensics.settings import Settings
 from vlmforensics.types import Report
 
@@ -108,7 +109,7 @@ class Worker:
             said = None if draft.report is None else draft.report.explanation
             if said is not None:
                 draft.record["explanation"] = said.text
-                draft.record["explanation_check"] = {"sentences": said.sentences, "replaced": said.replaced}
+                draft.record["explanation_check"] = explanation_check(said)
             draft.record["timing"]["explaining"] = round(share, 4)
         return [draft.record for draft in drafts]
 

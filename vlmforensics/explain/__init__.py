@@ -6,14 +6,16 @@ narrator is told and reference texts to train one.
 """
 
 from vlmforensics.explain.answers import AnswerStream, answer
-from vlmforensics.explain.direction import balance, direction, speaks_for, without
+from vlmforensics.explain.direction import Balance, balance, direction, speaks_for, without
 from vlmforensics.explain.remarks import remark_evidence
 from vlmforensics.explain.stream import ExplanationStream, explain
 from vlmforensics.explain.together import explain_many
 from vlmforensics.explain.verify import Check, verify
+from vlmforensics.explain.wording import strength_told
 
 __all__ = [
     "AnswerStream",
+    "Balance",
     "Check",
     "ExplanationStream",
     "answer",
@@ -23,6 +25,7 @@ __all__ = [
     "explain_many",
     "remark_evidence",
     "speaks_for",
+    "strength_told",
     "verify",
     "without",
 ]

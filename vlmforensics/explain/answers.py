@@ -115,14 +115,6 @@ def _pieces(
 # ------------------------------------------------------------------ helpers
 
 
-def _led(words: Wording, most: int = 2) -> list[Evidence]:
-    """The findings that weigh most: for the verdict, or of all where there is none."""
-    parts = words.balance
-    if words.report.verdict.label == "inconclusive" or not parts.pros:
-        return sorted(parts.pros + parts.cons, key=lambda item: -size(item))[:most]
-    return list(parts.pros[:most])
-
-
 def _cited(words: Wording, bank: Sequence[str], items: Sequence[Evidence], **fields: str) -> Sentence:
     """A sentence about several findings."""
     template = numbered(words.choose.pick(bank), len(items) > 1)
@@ -131,6 +123,11 @@ def _cited(words: Wording, bank: Sequence[str], items: Sequence[Evidence], **fie
         capital(template.format(topics=words.topics(items), cites=cites, **fields)),
         tuple(item.id for item in items),
     )
+
+
+def _named(words: Wording) -> list[Evidence]:
+    """Two findings to name: the heaviest, or the first ones where none says anything."""
+    return words.heaviest[:2] or list(words.report.evidence[:2])
 
 
 def _figures(probabilities: object) -> dict[str, str]:
@@ -146,7 +143,7 @@ def _reason(words: Wording) -> str:
 
 def _verdict(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
-    verdict, led = words.report.verdict, _led(words)
+    verdict, led = words.report.verdict, words.leading[:2]
     p = percent(verdict.probabilities[words.balance.label])
     first = (
         _cited(words, replies.VERDICT[verdict.label], led, p=p, reason=_reason(words))
@@ -158,7 +155,7 @@ def _verdict(words: Wording, reading: Reading, question: str) -> list[Sentence]:
 
 def _command(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
-    name, led = replies.VERDICT_NAMES[words.report.verdict.label], _led(words)
+    name, led = replies.VERDICT_NAMES[words.report.verdict.label], words.leading[:2]
     return [_cited(words, replies.COMMAND if led else replies.COMMAND_BARE, led, verdict=name)]
 
 
@@ -174,7 +171,7 @@ def _against(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
     if words.balance.cons:
         return words.objections()
-    calm = (*words.balance.neutral, *words.balance.pros[-1:])[:3]
+    calm = words.balance.neutral[:3]
     return [_cited(words, replies.AGAINST_NONE, calm)] if calm else [Sentence(replies.AGAINST_NONE_BARE)]
 
 
@@ -190,7 +187,7 @@ def _where(words: Wording, reading: Reading, question: str) -> list[Sentence]:
         result.append(_cited(words, replies.WHERE_ASKED_NONE, found[:3]))
     result += [_place(words, item) for item in (asked or wanted)[:3]]
     if not found:
-        led = _led(words) or list(report.evidence[:2])
+        led = _named(words)
         result += [_cited(words, replies.WHERE_NONE, led)] if led else [words.summary()]
         if report.verdict.label == "synthetic":
             result.append(Sentence(replies.WHERE_SYNTHETIC))
@@ -245,13 +242,14 @@ def _overlaps(words: Wording, found: Sequence[Evidence], box: Box) -> list[Sente
 
 
 def _where_none(words: Wording) -> list[Sentence]:
-    led = _led(words)
-    return [_cited(words, replies.WHERE_NONE[1:], led)] if led and all(e.region is None for e in led) else []
+    led = words.heaviest[:2]
+    placed = any(item.region is not None for item in words.report.evidence)
+    return [_cited(words, replies.WHERE_NONE[1:], led)] if led and not placed else []
 
 
 def _sure(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del question
-    verdict, led = words.report.verdict, _led(words)
+    verdict, led = words.report.verdict, words.heaviest[:2]
     figures = _figures(verdict.probabilities)
     named = [item for item in reading.evidence if item.reliability is not None][:2]
     if named:
@@ -276,7 +274,7 @@ def _change(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     """Counterfactuals: exact, because the log-odds are a sum."""
     del question
     report = words.report
-    led = [item for item in reading.evidence if direction(item) is not None][:1] or _led(words, 1)
+    led = [item for item in reading.evidence if direction(item) is not None][:1] or words.leading[:1]
     result = []
     for item in led:
         fields = words.fields(item) | _figures(without(report, [item]))
@@ -317,7 +315,8 @@ def _source(words: Wording, reading: Reading, question: str) -> list[Sentence]:
         if direction(item) is None:
             kind = "unweighed" if item in words.balance.unweighed else "silent"
         else:
-            label = max(LABELS, key=lambda name: abs(item.contribution[name]))
+            found = words.balance.direction(item)
+            label = found.label if found else words.balance.label
             fields |= {"value": f"{item.contribution[label]:+.2f}", "label": label}
         effect = words.choose.pick(replies.EFFECT[kind]).format(**fields)
         own = topic(item.source).removeprefix("the ").lower() in statement(item).lower()
@@ -353,13 +352,13 @@ def _limits(words: Wording, reading: Reading, question: str) -> list[Sentence]:
 
 def _help(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
-    led = _led(words) or list(words.report.evidence[:2])
+    led = _named(words)
     return [_cited(words, (replies.HELP,), led)] if led else [Sentence(replies.HELP_BARE)]
 
 
 def _thanks(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
-    led = _led(words)
+    led = words.heaviest[:2]
     return [_cited(words, (replies.THANKS,), led)] if led else [Sentence(replies.THANKS_BARE)]
 
 
@@ -372,7 +371,7 @@ def _honest(bank: Sequence[str]) -> Callable[[Wording, Reading, str], list[Sente
             name = phrases.TOPICS[absent[0]]
             text = words.choose.pick(replies.ABSENT).format(T=capital(name), t=name)
             return [Sentence(text), *_why(words, reading, question)[:1]]
-        led = _led(words) or list(words.report.evidence[:2])
+        led = _named(words)
         return [_cited(words, bank, led)] if led else [Sentence(replies.OUTSIDE_BARE)]
 
     return reply

@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vlmforensics.strength import NOT_CALIBRATED, NOTICEABLE, OUT_OF_DOMAIN, heaviest_label
 from vlmforensics.types import LABELS, Box, Evidence, Label, Report
 
-EPS = 0.03
+EPS = NOTICEABLE
 """Log-odds below which an evidence says nothing in this report."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """The label with the largest absolute contribution: ``sign`` +1 speaks for it, -1 against it."""
+    """A label that an evidence moves: ``sign`` +1 speaks for it, -1 against it."""
 
     sign: int
     label: Label
@@ -26,10 +27,10 @@ def size(evidence: Evidence) -> float:
 
 
 def direction(evidence: Evidence) -> Direction | None:
-    """Which way it pulls, or None where it says nothing; agrees with the direction named in its ``strength``."""
+    """The label that it moves most, or None where it says nothing; agrees with the one named in its ``strength``."""
     if size(evidence) < EPS:
         return None
-    label = max(LABELS, key=lambda name: abs(evidence.contribution[name]))
+    label = heaviest_label(evidence.contribution)
     return Direction(1 if evidence.contribution[label] > 0 else -1, label)
 
 
@@ -40,22 +41,14 @@ def speaks_for(evidence: Evidence) -> Label | None:
     return max(LABELS, key=lambda name: evidence.contribution[name])
 
 
-def supports(evidence: Evidence, label: Label) -> bool:
-    """True where it speaks for this label, or against another one in a way that favours this label."""
-    found = direction(evidence)
-    if found is None or evidence.contribution[label] <= 0:
-        return False
-    return found.label == label or found.sign < 0
-
-
 @dataclass(frozen=True)
 class Balance:
     """The report's evidence sorted by what it does to one label, each part heaviest first.
 
     Attributes:
         label: the verdict, or the most probable label where it is inconclusive.
-        pros: evidence that favours the label.
-        cons: evidence that favours another label or speaks against this one.
+        pros: evidence without which the label would be less probable.
+        cons: evidence without which it would be more probable.
         neutral: calibrated evidence that says next to nothing.
         unweighed: evidence that is not calibrated, or outside its calibration.
     """
@@ -66,8 +59,27 @@ class Balance:
     neutral: tuple[Evidence, ...]
     unweighed: tuple[Evidence, ...]
 
+    def direction(self, evidence: Evidence) -> Direction | None:
+        """The direction to name where a reader is told on which side an evidence stands.
 
-UNWEIGHED = ("not calibrated", "outside calibration")
+        A finding against *tampered* may lower *real* all the same, because it raises *synthetic* more: among the
+        objections to *real* it is told as one for *synthetic*. Of the directions that fit the side, that of the
+        largest absolute contribution; None where the evidence says nothing.
+        """
+        main, favours = direction(evidence), evidence not in self.cons
+        if main is None or _fits(main, self.label) == favours:
+            return main
+        moved = {name: value for name, value in evidence.contribution.items() if value}
+        ways = [
+            (abs(moved[name]), Direction(1 if moved[name] > 0 else -1, name))
+            for name in LABELS
+            if name in moved
+        ]
+        fitting = [way for way in ways if _fits(way[1], self.label) == favours]
+        return max(fitting, key=lambda way: way[0])[1] if fitting else main
+
+
+UNWEIGHED = (NOT_CALIBRATED, OUT_OF_DOMAIN)
 
 
 def balance(report: Report) -> Balance:
@@ -77,21 +89,47 @@ def balance(report: Report) -> Balance:
     ordered = sorted(report.evidence, key=lambda item: -size(item))
     speaking = [item for item in ordered if direction(item) is not None]
     silent = [item for item in ordered if direction(item) is None]
+    favours = {item.id: _favours(report, item, label) for item in speaking}
     return Balance(
         label,
-        tuple(item for item in speaking if supports(item, label)),
-        tuple(item for item in speaking if not supports(item, label)),
+        tuple(item for item in speaking if favours[item.id]),
+        tuple(item for item in speaking if not favours[item.id]),
         tuple(item for item in silent if item.strength not in UNWEIGHED),
         tuple(item for item in silent if item.strength in UNWEIGHED),
     )
 
 
+def _fits(found: Direction, label: Label) -> bool:
+    """Whether a direction is one in favour of the label."""
+    return (found.sign > 0) == (found.label == label)
+
+
+def _favours(report: Report, item: Evidence, label: Label) -> bool:
+    """Whether leaving it out lowers the label; where that hardly matters, whether its main direction suits it."""
+    log_odds = _log_odds(report)
+    left = {name: log_odds[name] - item.contribution[name] for name in LABELS}
+    effect = _against_rest(log_odds, label) - _against_rest(left, label)
+    if abs(effect) >= EPS:
+        return effect > 0
+    main = direction(item)
+    return main is not None and _fits(main, label)
+
+
+def _log_odds(report: Report) -> dict[Label, float]:
+    return {label: math.log(max(report.verdict.probabilities[label], 1e-300)) for label in LABELS}
+
+
+def _against_rest(log_odds: Mapping[Label, float], label: Label) -> float:
+    """Log-odds of a label against both others together."""
+    a, b = (value for name, value in log_odds.items() if name != label)
+    return log_odds[label] - max(a, b) - math.log1p(math.exp(-abs(a - b)))
+
+
 def without(report: Report, dropped: Sequence[Evidence]) -> Mapping[str, float]:
     """The probabilities that remain if these evidences are left out: exact, because fusion adds."""
     log_odds = {
-        label: math.log(max(report.verdict.probabilities[label], 1e-300))
-        - sum(item.contribution[label] for item in dropped)
-        for label in LABELS
+        label: value - sum(item.contribution[label] for item in dropped)
+        for label, value in _log_odds(report).items()
     }
     top = max(log_odds.values())
     weights = {label: math.exp(value - top) for label, value in log_odds.items()}
@@ -110,12 +148,13 @@ def percent(probability: float) -> str:
 def where(box: Box, width: int, height: int) -> str:
     """A box in words, by thirds of the picture: ``the upper left``, ``the centre``, ``nearly the whole picture``."""
     if (box.x1 - box.x0) > 0.8 * width and (box.y1 - box.y0) > 0.8 * height:
-        return "nearly the whole picture"
+        return WHOLE
     across = _third((box.x0 + box.x1) / 2, width)
     down = _third((box.y0 + box.y1) / 2, height)
     return "the " + PLACES[down][across]
 
 
+WHOLE = "nearly the whole picture"
 PLACES = (
     ("upper left", "upper middle", "upper right"),
     ("left side", "centre", "right side"),
@@ -125,6 +164,11 @@ PLACES = (
 
 def _third(position: float, length: int) -> int:
     return min(2, int(3 * position / length))
+
+
+def at(place: str) -> str:
+    """A place of :func:`where` with its preposition."""
+    return f"{'over' if place == WHOLE else 'on' if place.endswith('side') else 'in'} {place}"
 
 
 def place_of(evidence: Evidence, report: Report) -> str | None:

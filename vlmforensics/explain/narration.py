@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 
 from vlmforensics.explain import phrases
-from vlmforensics.explain.direction import balance, direction, percent, size
+from vlmforensics.explain.direction import Balance, balance, percent, size
 from vlmforensics.explain.verify import verify
 from vlmforensics.explain.wording import (
     Chooser,
@@ -76,14 +76,16 @@ def instruction(report: Report) -> str:
     lines = [f"The result is settled: {verdict_words(report)}."]
     for title, group in groups.items():
         told = [item for item in visible if item in group]
-        lines += [f"{title}:", *map(_line, told)] if told else []
+        lines += [f"{title}:", *(_line(item, parts) for item in told)] if told else []
     return "\n".join([*lines, TASK])
 
 
-def _line(item: Evidence) -> str:
+def _line(item: Evidence, parts: Balance) -> str:
     """What it weighs stands with its name, in words that the reply may take over."""
-    found = direction(item)
-    weight = item.strength if found is None else supported(item, phrases.TOWARD[found.sign, found.label][0])
+    found = parts.direction(item)
+    weight = (
+        item.strength if found is None else supported(item, found, phrases.TOWARD[found.sign, found.label][0])
+    )
     return f"[{item.id}] {topic(item.source)}, {weight}: {statement(item)[:CUT]}"
 
 

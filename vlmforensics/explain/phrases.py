@@ -88,44 +88,44 @@ POINTS: dict[int, tuple[tuple[str, str], ...]] = {
 SUMMARY: dict[str, tuple[str, ...]] = {
     "synthetic": (
         "This picture was most probably generated as a whole ({p}), above all because of {topics}.",
-        "Verdict: synthetic, with a probability of {p}; {topics} {weighs|weigh} most.",
+        "Verdict: synthetic, with a probability of {p}; {topics} {weighs|weigh} most in its favour.",
         "Taken together, the measurements put {p} on a wholly generated picture, led by {topics}.",
-        "The evidence adds up to a synthetic picture ({p}), and {topics} {carries|carry} most of it.",
+        "The evidence adds up to a synthetic picture ({p}), and what speaks most for it is {topics}.",
         "At {p}, the most probable account is that the whole picture was generated; the heaviest "
-        "{finding is|findings are} {topics}.",
+        "{finding|findings} in favour {is|are} {topics}.",
         "The balance falls on a picture made by a generator, {p}, mainly through {topics}.",
         "A wholly generated picture is the best fit ({p}), resting chiefly on {topics}.",
-        "What was measured fits a synthetic picture best, at {p}, with {topics} in the lead.",
+        "What was measured fits a synthetic picture best, at {p}, with {topics} foremost in its favour.",
     ),
     "tampered": (
         "This picture was most probably edited in part ({p}), above all because of {topics}.",
-        "Verdict: tampered, with a probability of {p}; {topics} {weighs|weigh} most.",
+        "Verdict: tampered, with a probability of {p}; {topics} {weighs|weigh} most in its favour.",
         "Taken together, the measurements put {p} on a partly edited picture, led by {topics}.",
-        "The evidence adds up to a tampered picture ({p}), and {topics} {carries|carry} most of it.",
+        "The evidence adds up to a tampered picture ({p}), and what speaks most for it is {topics}.",
         "At {p}, the most probable account is that part of the picture was edited; the heaviest "
-        "{finding is|findings are} {topics}.",
+        "{finding|findings} in favour {is|are} {topics}.",
         "The balance falls on a picture with an edited part, {p}, mainly through {topics}.",
         "A partly edited picture is the best fit ({p}), resting chiefly on {topics}.",
-        "What was measured fits local tampering best, at {p}, with {topics} in the lead.",
+        "What was measured fits local tampering best, at {p}, with {topics} foremost in its favour.",
     ),
     "real": (
         "No sign of manipulation was found ({p} for an unmanipulated picture), above all because of "
         "{topics}.",
-        "Verdict: no sign of manipulation found, at {p}; {topics} {weighs|weigh} most.",
+        "Verdict: no sign of manipulation found, at {p}; {topics} {weighs|weigh} most in its favour.",
         "Taken together, the measurements show no sign of manipulation and put {p} on an unmanipulated "
         "picture, led by {topics}.",
-        "The evidence leaves no sign of manipulation ({p}), and {topics} {carries|carry} most of that.",
-        "Nothing measured here amounts to a sign of manipulation; an unmanipulated picture gets {p}, "
-        "mainly through {topics}.",
+        "The evidence leaves no sign of manipulation ({p}), and what speaks most for that is {topics}.",
+        "An unmanipulated picture fits the measurements best, at {p}, mainly through {topics}; no sign of "
+        "manipulation was found.",
         "No sign of manipulation found: the balance stands at {p}, resting chiefly on {topics}.",
-        "The measurements found no sign of manipulation, at {p}, with {topics} in the lead.",
+        "The measurements found no sign of manipulation, at {p}, with {topics} foremost in its favour.",
     ),
     "inconclusive": (
         "The result is inconclusive, with {topics} the heaviest on the scales: {reason}.",
-        "No verdict is given; {topics} {weighs|weigh} most, yet it does not suffice: {reason}.",
+        "No verdict is given; {topics} {weighs|weigh} most, yet {it does|they do} not suffice: {reason}.",
         "Inconclusive, although {topics} {tips|tip} the scales a little: {reason}.",
         "The evidence, led by {topics}, does not settle the question: {reason}.",
-        "This picture stays undecided; {topics} {weighs|weigh} most, but: {reason}.",
+        "This picture stays undecided, with {topics} weighing most: {reason}.",
         "There is no clear outcome here, and {topics} {makes|make} the largest difference: {reason}.",
     ),
 }
@@ -168,7 +168,7 @@ PRO_TOP_TAIL: tuple[str, ...] = (
     "The heaviest finding is that of {t} {c}, {support}: {s}.",
     "Most of the weight comes from {t} {c}: {s}.",
     "{T} {points} most clearly {c}: {s}.",
-    "The main reason lies in {t} {c}, which {points}: {s}.",
+    "The main weight lies with {t} {c}, which {points}: {s}.",
     "Foremost stands {t} {c} with {support}: {s}.",
     "What counts most is {t} {c}: {s}.",
     "{T} {c} gives {support}, more than anything else here: {s}.",
@@ -178,12 +178,12 @@ PRO_FIRST_LEAD: tuple[str, ...] = (
     "{S} {c}, which is {support}.",
     "First of all, {s} {c}; this {points}.",
     "To begin with, {s} {c}, and that {points}.",
-    "In favour of this result, {s} {c}: {support}.",
+    "On one side, {s} {c}: {support}.",
 )
 PRO_FIRST_TAIL: tuple[str, ...] = (
     "To begin with, {t} {c} {points}: {s}.",
-    "The result rests first on {t} {c}, which {points}: {s}.",
-    "In favour of this result stands {t} {c} with {support}: {s}.",
+    "First comes {t} {c}, which {points}: {s}.",
+    "On one side stands {t} {c} with {support}: {s}.",
     "{T} {c} gives {support}: {s}.",
 )
 """For the heaviest finding in favour where another one, against, weighs more."""
@@ -219,11 +219,11 @@ CON_FIRST_TAIL: tuple[str, ...] = (
     "{T} {c}, however, {points}: {s}.",
 )
 CON_NEXT_LEAD: tuple[str, ...] = (
-    "{S} {c}, and that {points} too.",
-    "Likewise, {s} {c}, {support}.",
+    "{S} {c}, and that {points}.",
+    "On that side too, {s} {c}, {support}.",
 )
 CON_NEXT_TAIL: tuple[str, ...] = (
-    "{T} {c} {points} too: {s}.",
+    "On that side too, {t} {c} {points}: {s}.",
     "The other side also has {t} {c}: {s}.",
     "A second objection comes from {t} {c} with {support}: {s}.",
 )
@@ -246,7 +246,7 @@ MINOR: tuple[str, ...] = (
     "To a smaller degree, {topics} also {speaks|speak} {toward}.",
     "{A smaller weight|Smaller weights} {toward} {comes|come} from {topics}.",
     "{topics} {counts|count} {toward} as well, with {a smaller weight|smaller weights}.",
-    "There is also {topics}, which {argues|argue} {toward} with {a smaller weight|smaller weights}.",
+    "There {is|are} also {topics}, which {argues|argue} {toward} with {a smaller weight|smaller weights}.",
 )
 
 # ---- the rest ----
@@ -265,15 +265,9 @@ UNWEIGHED: tuple[str, ...] = (
 COUNTERFACTUAL: dict[str, tuple[str, ...]] = {
     "down": (
         "Without {c} the probability would fall from {p} to {q}.",
-        "If {c} had an innocent cause, {q} would remain of the {p}.",
         "Leaving out {c}, the remaining findings would give {q} instead of {p}.",
-        "{T} {c} matters: the other findings alone give {q}, not {p}.",
+        "{T} {c} matters: the other findings alone give {q} instead of {p}.",
         "Were {c} set aside, the figure would drop from {p} to {q}.",
-    ),
-    "up": (
-        "Without {c} the probability would rise from {p} to {q}.",
-        "Leaving out {c}, the remaining findings would give {q} instead of {p}.",
-        "Were {c} set aside, the figure would climb from {p} to {q}.",
     ),
     "same": (
         "The outcome does not hang on {c} alone: without it the probability would still be {q}.",
@@ -281,6 +275,8 @@ COUNTERFACTUAL: dict[str, tuple[str, ...]] = {
         "Setting {c} aside would leave {q}, so the result does not rest on it alone.",
     ),
 }
+INNOCENT: tuple[str, ...] = ("If {c} had an innocent cause, {q} would remain of the {p}.",)
+"""One more of those that go down, where something is suspected at all."""
 ODDS: tuple[str, ...] = (
     "The probabilities stand at {real} for no manipulation, {synthetic} for generation as a whole and "
     "{tampered} "
@@ -328,7 +324,7 @@ RELIABILITY: tuple[str, ...] = (
     "{T} {c} reached a balanced accuracy of {share} on {n} validation pictures.",
 )
 PLACE: tuple[str, ...] = (
-    "{T} {c} places this in {where}.",
+    "{T} {c} places this {at}.",
     "The place named by {t} {c} is {where}.",
     "As for the place, {t} {c} names {where}.",
 )

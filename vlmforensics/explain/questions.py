@@ -19,7 +19,7 @@ MAX_QUESTION = 1000
 INTENTS: Mapping[str, Mapping[str, float]] = {
     "command": {
         r"ignore (?:all|any|the|your|previous|above)\b.*": 4,
-        r"\b(?:say|state|write|answer|claim|pretend|report|tell \w+) "
+        r"(?<!\byou )\b(?:say|state|write|answer|claim|pretend|report|tell \w+) "
         r"(?:that )?(?:it|this|the (?:picture|image|photo)|the verdict)(?: is|'s)? (?:a )?\w+": 3,
         r"\b(?:change|set|flip|override|revise|correct|switch) (?:the|your|this|that) "
         r"(?:verdict|result|label|answer|probabilit\w+)": 4,
@@ -32,6 +32,7 @@ INTENTS: Mapping[str, Mapping[str, float]] = {
         r"manipulated|tampered|generated|synthetic|photoshopped|deepfake|doctored)": 3,
         r"\b(?:real or fake|fake or real|what(?:'s| is) (?:the|your) (?:verdict|result|conclusion))\b": 3,
         r"\b(?:verdict|result|conclusion|outcome|summar(?:y|ise|ize))\b": 1.5,
+        r"\byou (?:say|said|state|claim|think|believe)\b": 0.7,
         r"\b(?:authentic|genuine|fake|deepfake)\b": 1.2,
         r"\bcan i (?:trust|publish|use|believe)\b": 2, r"\btrust (?:it|this|the (?:picture|image|photo))\b": 2,
     },
@@ -74,7 +75,7 @@ INTENTS: Mapping[str, Mapping[str, float]] = {
         r"^\W*(?:help|hi|hello|hey|good (?:morning|evening|day))\b": 3, r"\bwhat can (?:you|i) (?:do|ask)\b": 4,
         r"\bwhat questions\b": 3, r"\bhow does this work\b": 3, r"\bwho are you\b": 3,
     },
-    "thanks": {r"^\W*(?:thanks|thank you|ok|okay|great|cool|bye|goodbye)\b": 3},
+    "thanks": {r"^\W*(?:thanks|thank you|ok|okay|great|cool|bye|goodbye)\b": 0.9},
     "outside": {
         r"\bwho (?:is|are|made|took|shot|created|edited|did)\b": 2.5, r"\bwhen (?:was|were|did)\b": 2,
         r"\bwhere was (?:it|(?:this|the)(?: picture| image| photo)?) (?:taken|shot|made)\b": 4.5,

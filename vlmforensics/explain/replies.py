@@ -5,17 +5,17 @@ from __future__ import annotations
 VERDICT: dict[str, tuple[str, ...]] = {
     "synthetic": (
         "By what was measured, the picture was most probably generated as a whole ({p}); {topics} "
-        "{weighs|weigh} most.",
-        "The verdict is synthetic, at {p}, resting mostly on {topics}.",
+        "{weighs|weigh} most in its favour.",
+        "The verdict is synthetic, at {p}, resting first of all on {topics}.",
     ),
     "tampered": (
         "By what was measured, part of the picture was most probably edited ({p}); {topics} "
-        "{weighs|weigh} most.",
-        "The verdict is tampered, at {p}, resting mostly on {topics}.",
+        "{weighs|weigh} most in its favour.",
+        "The verdict is tampered, at {p}, resting first of all on {topics}.",
     ),
     "real": (
-        "No sign of manipulation was found: an unmanipulated picture gets {p}, resting mostly on {topics}.",
-        "The measurements found no sign of manipulation ({p}); {topics} {weighs|weigh} most.",
+        "No sign of manipulation was found: an unmanipulated picture gets {p}, resting first of all on {topics}.",
+        "The measurements found no sign of manipulation ({p}); {topics} {weighs|weigh} most in its favour.",
     ),
     "inconclusive": (
         "That can't be said from this evidence, in which {topics} {weighs|weigh} most: {reason}.",
@@ -68,7 +68,7 @@ FLIP = (
     "Setting aside {cites} {alone|together} would make {other} the most probable outcome.",
     "The leading outcome would become {other} if {cites} {was|were together} set aside.",
 )
-NO_FLIP = "No single finding decides alone: the leading outcome stays the same whichever one is set aside, even {c}."
+NO_FLIP = "The most probable outcome stays the same whichever single finding is set aside, even {c}."
 OUTCOMES = {
     "real": "an unmanipulated picture",
     "synthetic": "a wholly generated picture",

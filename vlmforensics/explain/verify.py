@@ -9,16 +9,17 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import cast
 
 from vlmforensics.explain import phrases
-from vlmforensics.explain.direction import EPS, balance, direction, place_of, size
+from vlmforensics.explain.direction import EPS, Direction, direction, place_of, size
 from vlmforensics.explain.numbers import numbers_hold
-from vlmforensics.explain.wording import statement, topic
-from vlmforensics.types import Evidence, Report
+from vlmforensics.explain.wording import degree, statement, topic
+from vlmforensics.types import LABELS, Evidence, Label, Report
 
 SHORTEST, LONGEST = 20, 480
 """Characters of a sentence."""
@@ -259,31 +260,41 @@ def _words(rest: str, cited: Sequence[Evidence]) -> str:
     allowed = set(_general())
     for item in cited:
         allowed |= _stems(item.statement) | _stems(topic(item.source)) | _stems(item.source.replace("_", " "))
-        allowed |= _stems(item.strength)
-    # Label words and places have their own checks; citations are not words.
-    bare = _PLACE.sub(" ", _CONCEPTS.sub(" ", _CITATION.sub(" ", rest)))
+    # Label words, strengths and places have their own checks; citations are not words.
+    bare = rest
+    for known in (_CITATION, _CONCEPTS, _STRENGTH, _PLACE):
+        bare = known.sub(" ", bare)
     strange = sorted(_stems(bare) - allowed - {"manipul"})
     return f"says what the evidence does not say ({', '.join(strange[:3])})" if strange else ""
 
 
 def _strengths(rest: str, cited: Sequence[Evidence], report: Report) -> str:
     """Strength words are those of the cited evidence, superlatives belong to the heaviest."""
-    degrees = {item.strength.split(" support")[0].lower() for item in cited}
+    ways = [Direction(sign, label) for sign in (1, -1) for label in LABELS]
+    degrees = {_degree(item, way) for item in cited for way in ways} - {""}
+    degrees |= {_degree(item, None) for item in cited}
     statements = " ".join(item.statement.lower() for item in cited)
     for word in _STRENGTH.findall(rest):
-        plain = word.lower()
-        slight = plain == "slight" and bool(degrees & {"no", "weak"})
-        if not (slight or plain in degrees or plain in statements):
-            return f"gives a strength that was not found ({plain})"
+        if not (_of_degree(word, degrees) or word.lower() in statements):
+            return f"gives a strength that was not found ({word.lower()})"
     for match in _SPELLED.finditer(rest):
         if match.group().lower() not in _SPELLED_FREE and match.group().lower() not in statements:
             return f"gives a number that was not measured ({match.group()})"
     if _SUPERLATIVE.search(rest):
-        parts = balance(report)
-        heads = {item.id for item in (*parts.pros[:1], *sorted(report.evidence, key=size)[-1:])}
-        if not heads & {item.id for item in cited}:
+        most = max(map(size, report.evidence)) - 1e-9
+        if not any(size(item) >= most for item in cited):
             return "calls a minor finding the main one"
     return ""
+
+
+def _degree(item: Evidence, found: Direction | None) -> str:
+    """``moderate`` and the like, or an empty string where its support in a direction is none to speak of."""
+    return degree(item, found).removesuffix(" support")
+
+
+def _of_degree(word: str, degrees: Container[str]) -> bool:
+    """Whether a strength word is one of the degrees; what is weak or less may be called slight."""
+    return word.lower() in degrees or (word.lower() == "slight" and ("" in degrees or "weak" in degrees))
 
 
 def _places(rest: str, cited: Sequence[Evidence], report: Report) -> str:
@@ -327,7 +338,11 @@ def _directions(rest: str, cited: Sequence[Evidence], report: Report) -> str:
                 negative = bool(_NEGATIVE.search(between))
             before = mention.end()
             evidential = bool(_EVIDENTIAL.search(clause[: mention.start()]))
-            problem = _mention(str(mention.lastgroup), negative, evidential, own, report)
+            said = between + (clause[before:] if mention is mentions[-1] else "")
+            concept = str(mention.lastgroup)
+            problem = _mention(concept, negative, evidential, own, report) or _weight(
+                concept, negative, said, own
+            )
             if problem:
                 return problem
     return ""
@@ -354,11 +369,27 @@ def _mention(
     for item in cited:
         if size(item) < EPS:
             return f"gives [{item.id}] a direction that it does not have"
-        if concept == "manipulated":
-            value, top = -item.contribution["real"], 0.0
-        else:
-            value, top = item.contribution[concept], max(item.contribution.values())
-        wrong = value >= 0 if negative else value <= 0 or value < 0.5 * top
-        if wrong:
+        found = _direction_of(concept, negative)
+        moved = [found.sign * value for value in item.contribution.values()]
+        value = found.sign * item.contribution[found.label]
+        if value < EPS or (concept != "manipulated" and value < 0.5 * max(moved)):
             return f"gives [{item.id}] the wrong direction"
+    return ""
+
+
+def _direction_of(concept: str, negative: bool) -> Direction:
+    """For or against a label; for manipulation of either kind is against *real*."""
+    if concept == "manipulated":
+        return Direction(1 if negative else -1, "real")
+    return Direction(-1 if negative else 1, cast(Label, concept))
+
+
+def _weight(concept: str, negative: bool, said: str, cited: Sequence[Evidence]) -> str:
+    """A strength word beside a label is what a cited evidence has for, or against, this label."""
+    found = _direction_of(concept, negative)
+    degrees = {_degree(item, found) for item in cited}
+    statements = " ".join(item.statement.lower() for item in cited)
+    for word in _STRENGTH.findall(said):
+        if not (_of_degree(word, degrees) or word.lower() in statements):
+            return f"gives a strength that it does not have for this label ({word.lower()})"
     return ""

@@ -16,6 +16,7 @@ from vlmforensics.explain import phrases
 from vlmforensics.explain.direction import (
     Balance,
     Direction,
+    at,
     balance,
     direction,
     percent,
@@ -23,6 +24,7 @@ from vlmforensics.explain.direction import (
     size,
     without,
 )
+from vlmforensics.strength import NO_SUPPORT, words_of
 from vlmforensics.types import LABELS, Evidence, Report
 
 OWN_PROS, OWN_CONS = 3, 2
@@ -114,23 +116,41 @@ def topic(source: str) -> str:
     return f"the {plain} measurement" if plain else "one measurement"
 
 
-def degree(evidence: Evidence) -> str:
-    """``moderate support`` and the like, or an empty string where it gives none to speak of."""
-    words = re.split(r" (?:for|against) ", evidence.strength)[0]
-    return words if words.endswith("support") and words != "no support" else ""
+def degree(evidence: Evidence, found: Direction | None = None) -> str:
+    """``moderate support`` and the like, or an empty string where it gives none to speak of.
+
+    Args:
+        evidence: judged.
+        found: the direction that is spoken of; the main one, which stands in ``strength``, where it is None.
+    """
+    if found is None or found == direction(evidence):
+        words = re.split(r" (?:for|against) ", evidence.strength)[0]
+    else:
+        ratio = evidence.llr[found.label]
+        words = words_of(ratio) if ratio * found.sign > 0 else NO_SUPPORT
+    return words if words.endswith("support") and words != NO_SUPPORT else ""
 
 
-def supported(evidence: Evidence, toward: str) -> str:
-    """How much an evidence speaks ``for …`` or ``against …``."""
-    if degree(evidence):
-        return f"{degree(evidence)} {toward}"
+def strength_told(evidence: Evidence, parts: Balance) -> str:
+    """Its ``strength`` as it suits the side on which a reader is shown it, see :meth:`Balance.direction`."""
+    found = parts.direction(evidence)
+    if found is None or found == direction(evidence):
+        return evidence.strength
+    words = degree(evidence, found)
+    return f"{words} {'for' if found.sign > 0 else 'against'} {found.label}" if words else NO_SUPPORT
+
+
+def supported(evidence: Evidence, found: Direction, toward: str) -> str:
+    """How much an evidence speaks ``for …`` or ``against …``: a direction of it, and that in words."""
+    if degree(evidence, found):
+        return f"{degree(evidence, found)} {toward}"
     side, _, rest = toward.partition(" ")
     return f"only a slight leaning {'towards' if side == 'for' else 'away from'} {rest}"
 
 
 def listed(items: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+    """``a``, ``a and b``, ``a, b and c``; nothing of nothing."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def numbered(template: str, many: bool) -> str:
@@ -155,23 +175,27 @@ class Wording:
         self.balance = balance(self.report)
 
     @property
-    def heaviest(self) -> Evidence | None:
-        """The finding with the largest contribution, or None where none says anything."""
-        speaking = self.balance.pros + self.balance.cons
-        return max(speaking, key=size) if speaking else None
+    def heaviest(self) -> list[Evidence]:
+        """The findings that say anything, for and against, heaviest first."""
+        return sorted(self.balance.pros + self.balance.cons, key=lambda item: -size(item))
+
+    @property
+    def leading(self) -> list[Evidence]:
+        """What a result rests on, heaviest first: the findings for the verdict, or all where there is none."""
+        return self.heaviest if self.report.verdict.label == "inconclusive" else list(self.balance.pros)
 
     # ---------------------------------------------------------------- parts
 
     def toward(self, evidence: Evidence) -> str:
-        """``for …`` or ``against …``."""
-        found = direction(evidence)
+        """``for …`` or ``against …``, as it suits the side on which it stands."""
+        found = self.balance.direction(evidence)
         if found is None:
             return "for neither side"
         return self.choose.pick(phrases.TOWARD[found.sign, found.label])
 
     def points(self, evidence: Evidence, *, many: bool = False) -> str:
         """``speaks for …``; ``many`` gives the plural verb."""
-        found = direction(evidence)
+        found = self.balance.direction(evidence)
         if found is None:
             return "say little" if many else "says little"
         verbs = phrases.POINTS[found.sign]
@@ -180,7 +204,8 @@ class Wording:
 
     def support(self, evidence: Evidence) -> str:
         """``moderate support for …``, or words for less than that."""
-        return supported(evidence, self.toward(evidence))
+        found = self.balance.direction(evidence)
+        return supported(evidence, found, self.toward(evidence)) if found else self.toward(evidence)
 
     def fields(self, evidence: Evidence) -> dict[str, str]:
         """Template fields of one evidence."""
@@ -200,10 +225,7 @@ class Wording:
         """The fused verdict in one sentence, with its probability and up to three citations."""
         verdict = self.report.verdict
         parts = self.balance
-        heaviest = sorted(parts.pros + parts.cons, key=lambda item: int(item.id[1:] or 0))
-        led = list(parts.pros if verdict.label != "inconclusive" else heaviest)[
-            : 1 + self.choose.number(3, "led")
-        ]
+        led = self.leading[: 1 + self.choose.number(3, "led")]
         fields = {
             "p": percent(verdict.probabilities[parts.label]),
             "reason": lowered((verdict.abstention or "").rstrip(". ")),
@@ -269,7 +291,8 @@ class Wording:
         """True where ``pair`` gives a readable sentence."""
         texts = statement(a), statement(b)
         short = sum(map(len, texts)) < 190 and not any(mark in text for text in texts for mark in ";:")
-        return short and direction(a) is not None and direction(a) == direction(b)
+        same = self.balance.direction(a) == self.balance.direction(b)
+        return short and direction(a) is not None and same
 
     def silent(self, items: Sequence[Evidence]) -> Sentence:
         """Evidence that says next to nothing, or is not weighed; all of one kind."""
@@ -281,7 +304,7 @@ class Wording:
         """Lesser findings by topic alone, so that none that counts is left out: a sentence for each direction."""
         groups: dict[Direction | None, list[Evidence]] = {}
         for item in items:
-            groups.setdefault(direction(item), []).append(item)
+            groups.setdefault(self.balance.direction(item), []).append(item)
         sentences = []
         for group in groups.values():
             template = numbered(self.choose.pick(phrases.MINOR), len(group) > 1)
@@ -307,7 +330,7 @@ class Wording:
             top = bool(self.balance.pros) and item is self.balance.pros[0]
             if left and not top and self.mergeable(item, left[0]) and self.choose.number(2, "merge"):
                 sentences.append(self.pair(item, left.pop(0)))
-            elif top and self.heaviest is item:
+            elif top and self.heaviest[0] is item:
                 sentences.append(self.one(item, phrases.PRO_TOP_LEAD, phrases.PRO_TOP_TAIL))
             elif top:
                 sentences.append(self.one(item, phrases.PRO_FIRST_LEAD, phrases.PRO_FIRST_TAIL))
@@ -330,7 +353,8 @@ class Wording:
         if found is None:
             return None
         template = self.choose.pick(phrases.PLACE)
-        return Sentence(template.format(**self.fields(evidence), where=found), (evidence.id,))
+        fields = self.fields(evidence) | {"where": found, "at": at(found)}
+        return Sentence(template.format(**fields), (evidence.id,))
 
     def marked(self) -> Sentence | None:
         """How mask and verdict agree, where that is worth a sentence."""
@@ -350,12 +374,15 @@ class Wording:
         before = self.report.verdict.probabilities[self.balance.label]
         after = without(self.report, [heaviest])[self.balance.label]
         fields = self.fields(heaviest) | {"p": percent(before), "q": percent(after)}
-        kind = "same" if fields["p"] == fields["q"] else "down" if after < before else "up"
-        return Sentence(self.choose.pick(phrases.COUNTERFACTUAL[kind]).format(**fields), (heaviest.id,))
+        kind = "down" if after < before and fields["p"] != fields["q"] else "same"
+        options = phrases.COUNTERFACTUAL[kind]
+        if kind == "down" and self.report.verdict.label != "real":
+            options += phrases.INNOCENT
+        return Sentence(self.choose.pick(options).format(**fields), (heaviest.id,))
 
     def odds(self) -> Sentence:
         """The three probabilities of an inconclusive result."""
-        moved = sorted(self.balance.pros + self.balance.cons, key=lambda item: int(item.id[1:] or 0))[:2]
+        moved = self.heaviest[:2]
         fields = {label: percent(self.report.verdict.probabilities[label]) for label in LABELS}
         if not moved:
             text = "No manipulation {real}, generated as a whole {synthetic}, edited in part {tampered}."

@@ -30,15 +30,8 @@ from vlmforensics.errors import Defect, SettingsError
 from vlmforensics.fusion.calibration import Calibration
 from vlmforensics.fusion.conformal import nonconformity
 from vlmforensics.fusion.gates import Gate
-from vlmforensics.fusion.scale import (
-    NO_SUPPORT,
-    NOT_CALIBRATED,
-    OUT_OF_DOMAIN,
-    Floats,
-    as_map,
-    log_softmax,
-    strength_of,
-)
+from vlmforensics.fusion.scale import Floats, as_map, log_softmax
+from vlmforensics.strength import NO_SUPPORT, NOT_CALIBRATED, OUT_OF_DOMAIN, strength_of
 from vlmforensics.types import LABELS, Evidence, Label, SourceFailure, Verdict, VerdictLabel
 
 WORDS = {"real": "no manipulation", "synthetic": "wholly generated", "tampered": "partly edited"}
@@ -248,7 +241,7 @@ def _undecided(
         if not guarantee.possible:
             return guarantee.sentence
         return (
-            f"The evidence leans to {WORDS[leading]}, but {_share(p_values['real'])} of real calibration "
+            f"The evidence leans to {WORDS[leading]}, but {_share(p_values['real'], alpha)} of real calibration "
             "pictures look "
             f"at least as suspicious, and at most {100 * alpha:.3g} % may be accused."
         )
@@ -260,8 +253,12 @@ def _undecided(
     )
 
 
-def _share(p_value: float) -> str:
-    return f"{100 * p_value:.1f} %" if p_value < 0.1 else f"{100 * p_value:.0f} %"
+def _share(p_value: float, above: float = 0.0) -> str:
+    """A share with one decimal below 10 %, or as many as show that it lies above another one."""
+    places = 1 if p_value < 0.1 else 0
+    while places < 6 and float(f"{100 * p_value:.{places}f}") <= float(f"{100 * above:.3g}"):
+        places += 1
+    return f"{100 * p_value:.{places}f} %"
 
 
 def _listed(names: Sequence[str]) -> str:

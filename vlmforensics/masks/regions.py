@@ -131,7 +131,8 @@ def with_places(mask: Mask, places: Sequence[BoolMask]) -> Mask:
     named = np.logical_or.reduce(places)
     soft = np.where(named, np.maximum(mask.soft, np.float32(mask.threshold)), mask.soft)
     binary, boxes, confidences = _described(mask.binary | named, soft, 1)
-    return replace(mask, soft=soft, binary=binary, boxes=boxes, confidences=confidences)
+    joined = float((binary & ~mask.binary).mean())
+    return replace(mask, soft=soft, binary=binary, boxes=boxes, confidences=confidences, joined=joined)
 
 
 def _described(

@@ -92,13 +92,16 @@ def _main(pixels: Pixels, evidence: Sequence[Evidence], mask: Mask | None, *, wi
         caption = "Boxes mark where single sources found something; the mask head drew no region."
         return [*figures, _figure(drawn, "The picture with boxes where sources found something.", caption)]
     caption = (
-        f"Tinted: suspected by the mask head above the threshold {mask.threshold:.2f}, "
-        f"{100 * mask.area_fraction:.1f}\u00a0% of the picture. Boxes carry the number of their finding."
+        f"Tinted: suspected by the mask head above the threshold {mask.threshold:.2f}"
+        f"{' or named by a signal' if mask.joined else ''}, {100 * mask.area_fraction:.1f}\u00a0% of the picture. "
+        "Boxes carry the number of their finding."
     )
     figures.append(_figure(drawn, "The picture with the suspected region tinted and boxed.", caption))
     if with_map:
         raw = imaging.colour_map(mask.soft, small.shape[1], small.shape[0])
         caption = "The mask head's map before the threshold: from dark (0) to bright (1), per pixel."
+        if mask.joined:
+            caption += " Where a signal names a place, it is raised to the threshold."
         figures.append(_figure(raw, "Map of suspicion per pixel, bright where suspected.", caption))
     return figures
 

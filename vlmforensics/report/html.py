@@ -99,7 +99,7 @@ def _render(
         "guarantee": words.printable(record["guarantee"]),
         "bars": [_bar(label, record["probabilities"][label]) for label in LABELS],
         "explanation": [_pieces(part) for part in (record["explanation"] or "").split("\n") if part.strip()],
-        "sentences": check.get("sentences", 0),
+        "generated": check.get("generated", 0),
         "replaced": check.get("replaced", 0),
         "figures": figures.main,
         "small_figures": figures.small,
@@ -201,7 +201,7 @@ def _row(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_label(values: Mapping[str, float]) -> list[str]:
-    return [f"{label} {values.get(label, 0.0) + 0.0:+.2f}" for label in LABELS]
+    return [f"{label} {round(values.get(label, 0.0), 2) + 0.0:+.2f}" for label in LABELS]
 
 
 def _pieces(text: str) -> list[dict[str, Any]]:

@@ -132,4 +132,4 @@ def _cells(item: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _numbers(values: Mapping[str, float]) -> str:
-    return " / ".join(f"{values.get(label, 0.0) + 0.0:+.2f}" for label in LABELS)
+    return " / ".join(f"{round(values.get(label, 0.0), 2) + 0.0:+.2f}" for label in LABELS)

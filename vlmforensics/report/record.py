@@ -20,7 +20,7 @@ import numpy as np
 from vlmforensics import imaging
 from vlmforensics.errors import VlmForensicsError
 from vlmforensics.report.text import software
-from vlmforensics.types import LABELS, CaseImage, Evidence, Mask, ModelInfo, Report
+from vlmforensics.types import LABELS, CaseImage, Evidence, Explanation, Mask, ModelInfo, Report
 
 SCHEMA_ID = "vlmforensics.record/1"
 _PROBABILITY_DIGITS = 12
@@ -70,7 +70,7 @@ def to_record(report: Report, *, with_text: bool = True) -> dict[str, Any]:
         "explanation": explained,
         "explanation_check": None
         if explained is None or report.explanation is None
-        else {"sentences": report.explanation.sentences, "replaced": report.explanation.replaced},
+        else explanation_check(report.explanation),
         "conversation": [
             {"question": answer.question, "text": answer.text, "cited": list(answer.cited)}
             for answer in report.conversation
@@ -198,6 +198,15 @@ def _container(case: CaseImage) -> dict[str, Any]:
         "iptc_fields": len(container.iptc),
         "xmp": container.xmp is not None,
         "jpeg": None if jpeg is None else {"quality": jpeg.quality, "subsampling": jpeg.subsampling},
+    }
+
+
+def explanation_check(explanation: Explanation) -> dict[str, int]:
+    """What the check of an explanation's sentences found, see :class:`vlmforensics.types.Explanation`."""
+    return {
+        "sentences": explanation.sentences,
+        "generated": explanation.generated,
+        "replaced": explanation.replaced,
     }
 
 
