@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from vlmforensics.errors import Defect, SettingsError
 from vlmforensics.fusion import Calibration, Gate, judge, mask_agreement
 from vlmforensics.fusion.conformal import LabelScores, nonconformity
-from vlmforensics.fusion.judge import ruled_out_below
-from vlmforensics.fusion.judge import _share
+from vlmforensics.fusion.judge import _share, ruled_out_below
 from vlmforensics.fusion.scale import as_map, cap_for, llr_from_logits
 from vlmforensics.strength import strength_of
 from vlmforensics.types import LABELS, Box, Evidence, Region, SourceFailure
