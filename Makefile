@@ -50,7 +50,7 @@ eval: weights  ## every figure of README and model card from DATA, two processes
 	    --variant augmented-1 --variant made-equalised; \
 	  $(BIN)/vlmforensics finetune prepare --data $(DATA) --cache runs/features --part $$0/2 --chosen --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-$$0.jsonl --part $$0/2 \
-	    --witnesses all --variant augmented-1 --variant equalised --variant made-1; \
+	    --witnesses blending --variant augmented-1 --variant equalised --variant made-1; \
 	  $(BIN)/vlmforensics finetune observe --data $(DATA) --out runs/compact/observed-rest-$$0.jsonl --part $$0/2 \
 	    --witnesses signals --rest --variant augmented-1 --variant equalised' $$part & pids="$$pids $$!"; done; \
 	for pid in $$pids; do wait $$pid || exit 1; done

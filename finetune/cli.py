@@ -250,7 +250,10 @@ def observe(
     out: Annotated[Path, typer.Option(help="JSON lines file; further runs append what is missing.")],
     variant: Annotated[list[str] | None, typer.Option(help="As for prepare; may be repeated.")] = None,
     witnesses: Annotated[
-        str, typer.Option(help="`signals`, `networks` (blending, masks) or `all` of them.")
+        str,
+        typer.Option(
+            help="`signals`, `blending` (with them, all that is calibrated), `networks` (blending, mask) or `all`."
+        ),
     ] = "signals",
     real: Annotated[int, typer.Option(help="Most real pictures a held-back source.")] = REAL,
     synthetic: Annotated[int, typer.Option(help="Most synthetic pictures a source.")] = SYNTHETIC,

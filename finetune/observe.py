@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from vlmforensics.assistant import Assistant, gate_features
+from vlmforensics.compact.backbone import CompactBackbone
+from vlmforensics.compact.tower import squash
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.features import prepare
 from vlmforensics.finetune.journal import append, read_journal
@@ -22,7 +24,8 @@ from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.fusion.conformal import LabelScores
 from vlmforensics.imaging import open_case
 from vlmforensics.settings import Settings, load_settings
-from vlmforensics.types import LABELS, CaseImage, Evidence
+from vlmforensics.types import LABELS, CaseImage, Evidence, Pixels
+from vlmforensics.vlm.base import Look
 
 TRAINED_ONCE = ("blending", "mask")
 """Networks that trained on real and synthetic pictures of all sources that are not held back; there is no copy for each
@@ -49,19 +52,20 @@ class Observation:
 def witnesses(settings: Settings, which: str) -> Assistant:
     """An assistant for observing; its calibration is empty, as only raw readings are used.
 
+    The label head and the experts don't speak: their scores come from training, with the picture's family left out.
+
     Args:
         settings: threads, cache.
-        which: ``signals``, ``networks`` (blending detector and mask head) or ``all``. The label head always speaks;
-            the experts on the tower don't: their scores come from training, with the picture's family left out.
+        which: ``signals``; ``blending``: them and the blending detector, which is all that calibration hears;
+            ``networks``: the blending detector and the mask head; or ``all``.
     """
     from vlmforensics.blending import BlendingDetector
     from vlmforensics.compact.shipped import load
     from vlmforensics.masks import MaskHead
     from vlmforensics.signals import load_sources
 
-    if which not in ("signals", "networks", "all"):
-        raise SettingsError(f"witnesses are `signals`, `networks` or `all`, not {which!r}")
-    networks = which != "signals"
+    if which not in ("signals", "blending", "networks", "all"):
+        raise SettingsError(f"witnesses are `signals`, `blending`, `networks` or `all`, not {which!r}")
     empty = Calibration(
         prior=np.zeros(3),
         sources={},
@@ -69,19 +73,28 @@ def witnesses(settings: Settings, which: str) -> Assistant:
         levels={"synthetic": 0.1, "tampered": 0.1},
         margin=0.0,
     )
-    backbone = load(settings)
-    experts, backbone.parts.experts = (
-        backbone.parts.experts,
-        None,
-    )  # nobody hears the label head on their readings
+    compact = load(settings)
+    experts = compact.parts.experts
     return Assistant(
-        backbone,
+        Onlooker(compact.parts, compact.version, compact.weights_sha256),
         () if which == "networks" else load_sources(settings),
-        BlendingDetector.load(settings) if networks else None,
-        MaskHead.load(settings, reader=experts.tower if experts else None) if networks else None,
+        None if which == "signals" else BlendingDetector.load(settings),
+        MaskHead.load(settings, reader=experts.tower if experts else None)
+        if which in ("networks", "all")
+        else None,
         empty,
         settings,
     )
+
+
+class Onlooker(CompactBackbone):
+    """The compact model's tower alone: it sees, for the gate and the mask head, and has no opinion."""
+
+    def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
+        """The tower's patch features."""
+        del hints, for_text
+        seen = self.tower.features([squash(pixels)])
+        return Look(None, patches={layer: features[0] for layer, features in seen.patches.items()})
 
 
 def choose(

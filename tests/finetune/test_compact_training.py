@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from safetensors.numpy import save_file
 
+from vlmforensics.assistant import gate_features
 from vlmforensics.errors import SettingsError
 from vlmforensics.finetune import calibrate, compact_label, compact_whole, features, observe
 from vlmforensics.finetune.checkpoint import load_state, save_state
@@ -19,6 +21,7 @@ from vlmforensics.finetune.pictures import FORGERIES, Picture, held_back, load_m
 from vlmforensics.finetune.progress import show_progress
 from vlmforensics.fusion import Calibration, Reading
 from vlmforensics.imaging import encode
+from vlmforensics.settings import load_settings
 from vlmforensics.types import LABELS, Evidence
 
 HELD = next(name for name in (f"source{i}" for i in range(99)) if held_back(name))
@@ -274,6 +277,23 @@ def test_a_network_is_read_again_only_where_calibration_may_hear_it(tmp_path, mo
     assert heard == old | {"mask": [0.7, [], ""]}
     assert familiar == old
     assert never == {"noise": old["noise"]}, "what was not asked before is not asked now"
+
+
+@pytest.mark.model
+def test_an_observer_hears_what_is_calibrated_and_sees_what_the_model_sees():
+    from vlmforensics.compact.shipped import load
+
+    settings = load_settings(threads=1, sandbox=False)
+    data = encode(skimage.data.chelsea(), "PNG")
+    report = observe.witnesses(settings, "blending").examine(data, for_text=False)
+    sources = {item.source for item in report.evidence}
+    assert "blending" in sources
+    assert {"noise", "npr"} <= sources
+    assert not sources & {"vlm", "mask", "whole", "edited"}
+    seen = load(settings).look(report.case.upright, for_text=False).patches
+    np.testing.assert_allclose(gate_features(report.look.patches), gate_features(seen), atol=1e-5)
+    with pytest.raises(SettingsError, match="not 'everyone'"):
+        observe.witnesses(settings, "everyone")
 
 
 def _cut(picture, fetch, *rest):
