@@ -119,6 +119,20 @@ def test_an_objection_is_not_worded_in_favour():
     assert "weak support for a picture generated as a whole" in against
 
 
+def test_a_finding_without_support_only_leans():
+    report = judged("real", [(1.0, -0.5, -0.2), (-0.1, -0.05, 0.15), (0.1, 0.0, -0.15)])
+    for seed in range(30):
+        words = Wording(report, Chooser(random.Random(seed)))
+        assert re.match(r"(speaks|counts|argues) for ", words.points(report.evidence[0]))
+        for item in report.evidence[1:]:
+            for said in (words.points(item), words.plain(item).text):
+                assert (
+                    "slight" in said or "weight also comes" in said or "agrees" in said or "side also" in said
+                )
+                assert not re.search(r"\b(for|against) (an?|no|local|tamp)", said)
+            assert verify(words.plain(item).text, report).passed
+
+
 def test_of_equal_contributions_the_one_for_a_label_names_it():
     report = judged("synthetic", [(-2.0, 2.0, -2.0)])
     assert report.evidence[0].strength == "moderate support for synthetic"

@@ -6,7 +6,7 @@ Templates are ``str.format`` patterns. Fields:
 - ``{T}``/``{t}``: what was looked at, as a noun phrase (``the noise residual``);
 - ``{c}``: the citation, ``[E3]``; ``{cites}``: several, ``[E1] and [E4]``;
 - ``{toward}``: ``for a picture generated as a whole`` / ``against an unmanipulated picture``;
-- ``{points}``: ``points to …`` / ``argues against …``; ``{point}`` the same after a plural;
+- ``{points}``: ``speaks for …`` / ``leans slightly away from …``; ``{point}`` the same after a plural;
 - ``{support}``: ``moderate support for …`` or ``only a slight leaning …``;
 - ``{p}``: a probability; ``{one|many}`` alternatives are chosen by the number of citations before formatting.
 
@@ -84,6 +84,8 @@ POINTS: dict[int, tuple[tuple[str, str], ...]] = {
     -1: (("speaks", "speak"), ("counts", "count"), ("argues", "argue"), ("weighs", "weigh")),
 }
 """Verbs that take ``for …``/``against …``: singular, plural."""
+LEANS: tuple[tuple[str, str], ...] = (("leans slightly", "lean slightly"), ("tips slightly", "tip slightly"))
+"""Verbs that take ``towards …``/``away from …``, of a finding without support to speak of."""
 
 SUMMARY: dict[str, tuple[str, ...]] = {
     "synthetic": (
@@ -167,7 +169,6 @@ PRO_TOP_LEAD: tuple[str, ...] = (
 PRO_TOP_TAIL: tuple[str, ...] = (
     "The heaviest finding is that of {t} {c}, {support}: {s}.",
     "Most of the weight comes from {t} {c}: {s}.",
-    "{T} {points} most clearly {c}: {s}.",
     "The main weight lies with {t} {c}, which {points}: {s}.",
     "Foremost stands {t} {c} with {support}: {s}.",
     "What counts most is {t} {c}: {s}.",

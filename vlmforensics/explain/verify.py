@@ -67,7 +67,7 @@ _LOOSE_NEGATION = re.compile(
     re.IGNORECASE,
 )
 _EVIDENTIAL = re.compile(
-    r"\b(speak\w*|point\w*|argu\w*|count\w*|weigh\w*|suggest\w*|indicat\w*|support\w*|favou?r\w*|consistent|leaning|"
+    r"\b(speak\w*|point\w*|argu\w*|count\w*|weigh\w*|suggest\w*|indicat\w*|support\w*|favou?r\w*|consistent|lean\w*|tips?|"
     r"evidence|towards?|pull\w*|signs?|traces?|direction|hint\w*)\b",
     re.IGNORECASE,
 )
@@ -247,10 +247,9 @@ def _general() -> frozenset[str]:
 
 
 NARRATED = (
-    "TOWARD", "POINTS", "EMBED", "CON_EMBED", "PRO_TOP_LEAD", "PRO_TOP_TAIL", "PRO_FIRST_LEAD", "PRO_FIRST_TAIL",
-    "PRO_NEXT_LEAD",
-    "PRO_NEXT_TAIL", "CON_FIRST_LEAD", "CON_FIRST_TAIL", "CON_NEXT_LEAD", "CON_NEXT_TAIL", "PAIR_SAME",
-    "PAIR_CONTRAST", "MINOR", "NEUTRAL", "UNWEIGHED",
+    "TOWARD", "POINTS", "LEANS", "EMBED", "CON_EMBED", "PRO_TOP_LEAD", "PRO_TOP_TAIL", "PRO_FIRST_LEAD",
+    "PRO_FIRST_TAIL", "PRO_NEXT_LEAD", "PRO_NEXT_TAIL", "CON_FIRST_LEAD", "CON_FIRST_TAIL", "CON_NEXT_LEAD",
+    "CON_NEXT_TAIL", "PAIR_SAME", "PAIR_CONTRAST", "MINOR", "NEUTRAL", "UNWEIGHED",
 )  # fmt: skip
 """Banks whose sentences a narrator may imitate; each of them passes ``verify``."""
 

@@ -144,8 +144,13 @@ def supported(evidence: Evidence, found: Direction, toward: str) -> str:
     """How much an evidence speaks ``for …`` or ``against …``: a direction of it, and that in words."""
     if degree(evidence, found):
         return f"{degree(evidence, found)} {toward}"
+    return f"only a slight leaning {leaning(toward)}"
+
+
+def leaning(toward: str) -> str:
+    """``towards …`` or ``away from …``, from ``for …`` or ``against …``."""
     side, _, rest = toward.partition(" ")
-    return f"only a slight leaning {'towards' if side == 'for' else 'away from'} {rest}"
+    return f"{'towards' if side == 'for' else 'away from'} {rest}"
 
 
 def listed(items: Sequence[str]) -> str:
@@ -194,13 +199,15 @@ class Wording:
         return self.choose.pick(phrases.TOWARD[found.sign, found.label])
 
     def points(self, evidence: Evidence, *, many: bool = False) -> str:
-        """``speaks for …``; ``many`` gives the plural verb."""
+        """``speaks for …``, or ``leans slightly towards …``; ``many`` gives the plural verb."""
         found = self.balance.direction(evidence)
         if found is None:
             return "say little" if many else "says little"
-        verbs = phrases.POINTS[found.sign]
+        firm = degree(evidence, found)
+        verbs = phrases.POINTS[found.sign] if firm else phrases.LEANS
         verb = verbs[self.choose.number(len(verbs), "verb")][1 if many else 0]
-        return f"{verb} {self.toward(evidence)}"
+        toward = self.toward(evidence)
+        return f"{verb} {toward if firm else leaning(toward)}"
 
     def support(self, evidence: Evidence) -> str:
         """``moderate support for …``, or words for less than that."""
@@ -291,8 +298,9 @@ class Wording:
         """True where ``pair`` gives a readable sentence."""
         texts = statement(a), statement(b)
         short = sum(map(len, texts)) < 190 and not any(mark in text for text in texts for mark in ";:")
-        same = self.balance.direction(a) == self.balance.direction(b)
-        return short and direction(a) is not None and same
+        ways = self.balance.direction(a), self.balance.direction(b)
+        alike = ways[0] == ways[1] and bool(degree(a, ways[0])) == bool(degree(b, ways[1]))
+        return short and direction(a) is not None and alike
 
     def silent(self, items: Sequence[Evidence]) -> Sentence:
         """Evidence that says next to nothing, or is not weighed; all of one kind."""
