@@ -69,14 +69,10 @@ class Balance:
         main, favours = direction(evidence), evidence not in self.cons
         if main is None or _fits(main, self.label) == favours:
             return main
-        moved = {name: value for name, value in evidence.contribution.items() if value}
-        ways = [
-            (abs(moved[name]), Direction(1 if moved[name] > 0 else -1, name))
-            for name in LABELS
-            if name in moved
-        ]
-        fitting = [way for way in ways if _fits(way[1], self.label) == favours]
-        return max(fitting, key=lambda way: way[0])[1] if fitting else main
+        moved = evidence.contribution
+        ways = [Direction(1 if moved[name] > 0 else -1, name) for name in LABELS if moved[name]]
+        fitting = [way for way in ways if _fits(way, self.label) == favours]
+        return max(fitting, key=lambda way: abs(moved[way.label]), default=main)
 
 
 UNWEIGHED = (NOT_CALIBRATED, OUT_OF_DOMAIN)

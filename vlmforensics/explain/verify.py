@@ -9,7 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -272,10 +272,9 @@ def _strengths(rest: str, cited: Sequence[Evidence], report: Report) -> str:
     ways = [Direction(sign, label) for sign in (1, -1) for label in LABELS]
     degrees = {_degree(item, way) for item in cited for way in ways} - {""}
     degrees |= {_degree(item, None) for item in cited}
+    if word := _unfounded(rest, degrees, cited):
+        return f"gives a strength that was not found ({word})"
     statements = " ".join(item.statement.lower() for item in cited)
-    for word in _STRENGTH.findall(rest):
-        if not (_of_degree(word, degrees) or word.lower() in statements):
-            return f"gives a strength that was not found ({word.lower()})"
     for match in _SPELLED.finditer(rest):
         if match.group().lower() not in _SPELLED_FREE and match.group().lower() not in statements:
             return f"gives a number that was not measured ({match.group()})"
@@ -291,9 +290,12 @@ def _degree(item: Evidence, found: Direction | None) -> str:
     return degree(item, found).removesuffix(" support")
 
 
-def _of_degree(word: str, degrees: Container[str]) -> bool:
-    """Whether a strength word is one of the degrees; what is weak or less may be called slight."""
-    return word.lower() in degrees or (word.lower() == "slight" and ("" in degrees or "weak" in degrees))
+def _unfounded(text: str, degrees: set[str], cited: Sequence[Evidence]) -> str:
+    """The first strength word that is no degree and in no statement; what is weak or less may be called slight."""
+    allowed = degrees | ({"slight"} if degrees & {"", "weak"} else set())
+    statements = " ".join(item.statement.lower() for item in cited)
+    words = (word.lower() for word in _STRENGTH.findall(text))
+    return next((word for word in words if word not in allowed and word not in statements), "")
 
 
 def _places(rest: str, cited: Sequence[Evidence], report: Report) -> str:
@@ -386,9 +388,5 @@ def _direction_of(concept: str, negative: bool) -> Direction:
 def _weight(concept: str, negative: bool, said: str, cited: Sequence[Evidence]) -> str:
     """A strength word beside a label is what a cited evidence has for, or against, this label."""
     found = _direction_of(concept, negative)
-    degrees = {_degree(item, found) for item in cited}
-    statements = " ".join(item.statement.lower() for item in cited)
-    for word in _STRENGTH.findall(said):
-        if not (_of_degree(word, degrees) or word.lower() in statements):
-            return f"gives a strength that it does not have for this label ({word.lower()})"
-    return ""
+    word = _unfounded(said, {_degree(item, found) for item in cited}, cited)
+    return f"gives a strength that it does not have for this label ({word})" if word else ""
