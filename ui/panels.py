@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from vlmforensics.explain import speaks_for
+from vlmforensics.explain import Balance, balance, speaks_for, strength_told
 from vlmforensics.types import Evidence, Report
 from vlmforensics.ui import views
 from vlmforensics.ui.language import ENGLISH, Words
@@ -93,12 +93,13 @@ def _region_form(report: Report, t: Words) -> str:
 
 def evidence_table(report: Report, shown: Collection[str], case_id: str = "", t: Words = ENGLISH) -> str:
     """All findings, sortable and to be filtered; ``shown`` holds the ids that have something to draw."""
-    label = report.verdict.leading
+    parts = balance(report)
+    label = parts.label
     weights = [item.contribution[label] for item in report.evidence]
     scale = max([abs(weight) for weight in weights], default=0.0) or 1.0
     first = views.first_choice(report)
     rows = "".join(
-        _row(item, weight, scale, item.id in shown, item.id in first, t)
+        _row(item, parts, weight, scale, item.id in shown, item.id in first, t)
         for item, weight in zip(report.evidence, weights, strict=True)
     )
     name = t(LABEL_NAMES[label])
@@ -107,7 +108,7 @@ def evidence_table(report: Report, shown: Collection[str], case_id: str = "", t:
         (t("Finding"), "finding", "text", ""),
         (t("Strength"), "strength", "number",
          t("How strongly the finding alone discriminates, on the verbal scale of ENFSI")),
-        (t("Speaks for"), "favours", "text", ""),
+        (t("Speaks"), "favours", "text", ""),
         (t("Weight"), "weight", "number",
          t("Log-odds in favour of “{label}”; with the prior they add up", label=name)),
     )  # fmt: skip
@@ -118,7 +119,8 @@ def evidence_table(report: Report, shown: Collection[str], case_id: str = "", t:
         for title, key, kind, hint in heads
     )
     note = t(
-        "Weight is how far a finding moved the verdict towards (+) or away from (−) “{label}”. The sum is exact.",
+        "Weight is what a finding adds to the log-odds of “{label}”; another outcome may gain more by it. The sum is "
+        "exact.",
         label=name,
     )
     return (
@@ -155,10 +157,18 @@ def _filter(t: Words) -> str:
     )
 
 
-def _row(item: Evidence, weight: float, scale: float, drawable: bool, on: bool, t: Words) -> str:
+def _row(
+    item: Evidence, parts: Balance, weight: float, scale: float, drawable: bool, on: bool, t: Words
+) -> str:
     name = escape(item.id)
-    towards = speaks_for(item)
-    says = t(LABEL_NAMES[towards]) if towards else t("neither way")
+    found, towards = parts.direction(item), speaks_for(item)
+    label_name = t(LABEL_NAMES[found.label]) if found else ""
+    if found is None:
+        says, dot = t("neither way"), "none"
+    elif found.sign > 0:
+        says, dot = t("for “{label}”", label=label_name), found.label
+    else:
+        says, dot = t("against “{label}”", label=label_name), "none"
     label = escape(t("Show {name} on the picture", name=item.id))
     button = (
         f'<button type="button" class="vf-show" data-overlay="{name}" aria-label="{label}" '
@@ -173,7 +183,7 @@ def _row(item: Evidence, weight: float, scale: float, drawable: bool, on: bool, 
     strongest = max(abs(value) for value in item.llr.values())
     number = item.id[1:] if item.id[1:].isdigit() else "0"
     source = escape(source_name(item.source, t))
-    heads = {key: escape(t(key)) for key in ("Finding", "Strength", "Speaks for", "Weight")}
+    heads = {key: escape(t(key)) for key in ("Finding", "Strength", "Speaks", "Weight")}
     return (
         f'<tr id="evidence-{name}" tabindex="-1" data-id="{number}" data-finding="{source}" '
         f'data-strength="{strongest:.6f}" data-favours="{escape(says)}" data-weight="{weight:.6f}" '
@@ -182,9 +192,9 @@ def _row(item: Evidence, weight: float, scale: float, drawable: bool, on: bool, 
         f'<td data-label="{heads["Finding"]}"><strong>{source}</strong> '
         f'<span class="vf-small">{escape(how)}</span><p lang="en">{escape(item.statement)}</p>'
         f'<p class="vf-small">{escape(trust)}</p></td>'
-        f'<td data-label="{heads["Strength"]}" data-said>{escape(strength(item.strength, t))}</td>'
-        f'<td data-label="{heads["Speaks for"]}" data-said class="vf-says">'
-        f'<span class="vf-dot vf-{escape(towards or "none")}" aria-hidden="true"></span>{escape(says)}</td>'
+        f'<td data-label="{heads["Strength"]}" data-said>{escape(strength(strength_told(item, parts), t))}</td>'
+        f'<td data-label="{heads["Speaks"]}" data-said class="vf-says">'
+        f'<span class="vf-dot vf-{escape(dot)}" aria-hidden="true"></span>{escape(says)}</td>'
         f'<td data-label="{heads["Weight"]}" data-said class="vf-weight">'
         f'<span class="vf-number">{signed(weight)}</span>'
         f'<span class="vf-diverge" aria-hidden="true"><i class="{side}" style="width:{width:.1f}%"></i></span></td>'

@@ -127,7 +127,10 @@ def test_a_finding_without_support_only_leans():
         for item in report.evidence[1:]:
             for said in (words.points(item), words.plain(item).text):
                 assert (
-                    "slight" in said or "weight also comes" in said or "agrees" in said or "side also" in said
+                    "slight" in said.lower()
+                    or "weight also comes" in said
+                    or "agrees" in said
+                    or "side also" in said
                 )
                 assert not re.search(r"\b(for|against) (an?|no|local|tamp)", said)
             assert verify(words.plain(item).text, report).passed
@@ -151,9 +154,9 @@ def test_no_finding_in_favour_is_called_the_heaviest_where_one_against_it_weighs
         words = Wording(report, Chooser(random.Random(seed)))
         for said in (words.summary(), *words.reasons(list(balance(report).pros))):
             assert heavy.id not in said.ids
-            claim = r"weighs? most|heaviest|in the lead|carr(y|ies) most|foremost"
-            for match in re.finditer(claim, said.text, re.IGNORECASE):
-                assert "favour" in said.text[match.start() :], said.text
+            claim = r"weighs? most|heaviest|in the lead|carr(y|ies) most|foremost|led by|speaks? most"
+            if re.search(claim, said.text, re.IGNORECASE):
+                assert re.search("favour|for it|for which|for that", said.text), said.text
     assert verify(f"The heaviest finding is that of {SOURCE_OF[heavy.source]} [{heavy.id}], moderate support for an "
                   "unmanipulated picture.", report).passed  # fmt: skip
     light = balance(report).pros[0]
@@ -230,7 +233,11 @@ def test_a_picture_without_suspicion_needs_no_innocent_cause():
         ("ok why?", "why"),
         ("Thanks. Where is it?", "where"),
         ("Thank you, great work", "thanks"),
-        ("Did you say it is edited?", "verdict"),
+        ("ok, and the upper left corner?", "where"),
+        ("Will you report that it is real?", "command"),
+        ("What do you think about the upper left corner?", "where"),
+        ("Do you think it was taken in Paris?", "unknown"),
+        ("Why do you say the verdict is real", "why"),
     ],
 )
 def test_reported_speech_is_no_order(question, intent):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vlmforensics.assistant.parts import MaskWitness
 from vlmforensics.fusion import MASK_NOTICEABLE
-from vlmforensics.types import BoolMask, Evidence, Mask, Region
+from vlmforensics.types import BoolMask, Evidence, Mask
 
 PLACES = ("copy_move", "jpeg_double")
 """Signals whose regions join the mask: seldom drawn on untouched pictures, near the forgery elsewhere (decision 14)."""
@@ -35,8 +35,11 @@ def marked(
         from vlmforensics.masks.regions import with_places
 
         mask = with_places(mask, places)
+    # what the verdict does not call a region is none to the reader either
+    if own is not None and own.area_fraction < MASK_NOTICEABLE:
+        own = own.unmarked()
     if mask is not None and mask.area_fraction < MASK_NOTICEABLE:
-        own = mask = mask.unmarked()  # what the verdict does not call a region is none to the reader either
+        mask = mask.unmarked()
     told = head.evidence(own, shape)
     if mask is None or not mask.binary.any():
         return None, told  # told as evidence, but there is nothing to draw
@@ -48,5 +51,4 @@ def marked(
 def _with_joined(item: Evidence, mask: Mask) -> Evidence:
     """What the head marks is told as its own; the rest as what signals name."""
     both = f"With places that signals name, {100 * mask.area_fraction:.1f} % of the picture is marked."
-    region = Region(mask.boxes[0], mask.binary)
-    return replace(item, statement=f"{item.statement} {both}", region=region)
+    return replace(item, statement=f"{item.statement} {both}")

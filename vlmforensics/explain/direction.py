@@ -43,7 +43,7 @@ def speaks_for(evidence: Evidence) -> Label | None:
 
 @dataclass(frozen=True)
 class Balance:
-    """The report's evidence sorted by what it does to one label, each part heaviest first.
+    """The report's evidence sorted by what leaving it out does to one label, what does most first.
 
     Attributes:
         label: the verdict, or the most probable label where it is inconclusive.
@@ -85,11 +85,12 @@ def balance(report: Report) -> Balance:
     ordered = sorted(report.evidence, key=lambda item: -size(item))
     speaking = [item for item in ordered if direction(item) is not None]
     silent = [item for item in ordered if direction(item) is None]
-    favours = {item.id: _favours(report, item, label) for item in speaking}
+    effects = {item.id: effect(report, item, label) for item in speaking}
+    ranked = sorted(speaking, key=lambda item: -abs(effects[item.id]))
     return Balance(
         label,
-        tuple(item for item in speaking if favours[item.id]),
-        tuple(item for item in speaking if not favours[item.id]),
+        tuple(item for item in ranked if _favours(item, label, effects[item.id])),
+        tuple(item for item in ranked if not _favours(item, label, effects[item.id])),
         tuple(item for item in silent if item.strength not in UNWEIGHED),
         tuple(item for item in silent if item.strength in UNWEIGHED),
     )
@@ -100,13 +101,17 @@ def _fits(found: Direction, label: Label) -> bool:
     return (found.sign > 0) == (found.label == label)
 
 
-def _favours(report: Report, item: Evidence, label: Label) -> bool:
-    """Whether leaving it out lowers the label; where that hardly matters, whether its main direction suits it."""
+def effect(report: Report, item: Evidence, label: Label) -> float:
+    """By how much leaving an evidence out lowers the log-odds of a label against the rest; negative where it raises."""
     log_odds = _log_odds(report)
     left = {name: log_odds[name] - item.contribution[name] for name in LABELS}
-    effect = _against_rest(log_odds, label) - _against_rest(left, label)
-    if abs(effect) >= EPS:
-        return effect > 0
+    return _against_rest(log_odds, label) - _against_rest(left, label)
+
+
+def _favours(item: Evidence, label: Label, moved: float) -> bool:
+    """The sign of its effect; where that hardly matters, whether its main direction suits the label."""
+    if abs(moved) >= EPS:
+        return moved > 0
     main = direction(item)
     return main is not None and _fits(main, label)
 

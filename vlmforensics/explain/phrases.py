@@ -91,7 +91,8 @@ SUMMARY: dict[str, tuple[str, ...]] = {
     "synthetic": (
         "This picture was most probably generated as a whole ({p}), above all because of {topics}.",
         "Verdict: synthetic, with a probability of {p}; {topics} {weighs|weigh} most in its favour.",
-        "Taken together, the measurements put {p} on a wholly generated picture, led by {topics}.",
+        "Taken together, the measurements put {p} on a wholly generated picture, for which {topics} "
+        "{speaks|speak} most.",
         "The evidence adds up to a synthetic picture ({p}), and what speaks most for it is {topics}.",
         "At {p}, the most probable account is that the whole picture was generated; the heaviest "
         "{finding|findings} in favour {is|are} {topics}.",
@@ -102,7 +103,7 @@ SUMMARY: dict[str, tuple[str, ...]] = {
     "tampered": (
         "This picture was most probably edited in part ({p}), above all because of {topics}.",
         "Verdict: tampered, with a probability of {p}; {topics} {weighs|weigh} most in its favour.",
-        "Taken together, the measurements put {p} on a partly edited picture, led by {topics}.",
+        "Taken together, the measurements put {p} on a partly edited picture, for which {topics} {speaks|speak} most.",
         "The evidence adds up to a tampered picture ({p}), and what speaks most for it is {topics}.",
         "At {p}, the most probable account is that part of the picture was edited; the heaviest "
         "{finding|findings} in favour {is|are} {topics}.",
@@ -115,9 +116,9 @@ SUMMARY: dict[str, tuple[str, ...]] = {
         "{topics}.",
         "Verdict: no sign of manipulation found, at {p}; {topics} {weighs|weigh} most in its favour.",
         "Taken together, the measurements show no sign of manipulation and put {p} on an unmanipulated "
-        "picture, led by {topics}.",
+        "picture, for which {topics} {speaks|speak} most.",
         "The evidence leaves no sign of manipulation ({p}), and what speaks most for that is {topics}.",
-        "An unmanipulated picture fits the measurements best, at {p}, mainly through {topics}; no sign of "
+        "An unmanipulated picture fits the measurements, at {p}, mainly through {topics}; no sign of "
         "manipulation was found.",
         "No sign of manipulation found: the balance stands at {p}, resting chiefly on {topics}.",
         "The measurements found no sign of manipulation, at {p}, with {topics} foremost in its favour.",
@@ -168,7 +169,7 @@ PRO_TOP_LEAD: tuple[str, ...] = (
 )
 PRO_TOP_TAIL: tuple[str, ...] = (
     "The heaviest finding is that of {t} {c}, {support}: {s}.",
-    "Most of the weight comes from {t} {c}: {s}.",
+    "More weight comes from {t} {c} than from any other finding: {s}.",
     "The main weight lies with {t} {c}, which {points}: {s}.",
     "Foremost stands {t} {c} with {support}: {s}.",
     "What counts most is {t} {c}: {s}.",
@@ -190,19 +191,19 @@ PRO_FIRST_TAIL: tuple[str, ...] = (
 """For the heaviest finding in favour where another one, against, weighs more."""
 PRO_NEXT_LEAD: tuple[str, ...] = (
     "{S} {c}, which is {support}.",
-    "In addition, {s} {c}; this too {points}.",
-    "{S} {c}, and that also {points}.",
+    "In addition, {s} {c}; this {points}.",
+    "On the same side, {s} {c}, and that {points}.",
     "Besides, {s} {c}, {support}.",
     "Moreover, {s} {c}; taken alone this is {support}.",
     "{S} {c}; it adds {support}.",
 )
 PRO_NEXT_TAIL: tuple[str, ...] = (
     "{T} {c} adds {support}: {s}.",
-    "The same direction is taken by {t} {c}, which {points}: {s}.",
+    "On the same side stands {t} {c}, which {points}: {s}.",
     "{T} agrees {c}: {s}.",
     "Further, {t} {points} {c}: {s}.",
     "Next comes {t} {c} with {support}: {s}.",
-    "{T} {c} {points} as well: {s}.",
+    "Then {t} {c} {points}: {s}.",
     "Some weight also comes from {t} {c}: {s}.",
 )
 CON_FIRST_LEAD: tuple[str, ...] = (
@@ -250,13 +251,18 @@ MINOR: tuple[str, ...] = (
     "There {is|are} also {topics}, which {argues|argue} {toward} with {a smaller weight|smaller weights}.",
 )
 
+MINOR_LEANS: tuple[str, ...] = (
+    "{topics} {leans|lean} slightly {leaning}.",
+    "Slightly {leaning} {tips|tip} {topics}.",
+)
+"""Of those without support to speak of."""
+
 # ---- the rest ----
 NEUTRAL: tuple[str, ...] = (
     "{topics} hardly {moves|move} the balance.",
     "Next to nothing follows from {topics}.",
     "{topics} {leaves|leave} the balance almost where it was.",
-    "{topics} {says|say} little either way.",
-    "Little can be read from {topics}.",
+    "Little in this result comes from {topics}.",
 )
 UNWEIGHED: tuple[str, ...] = (
     "{topics} {was|were} measured but {is|are} not weighed, for no calibration covers {it|them} here.",

@@ -19,7 +19,7 @@ MAX_QUESTION = 1000
 INTENTS: Mapping[str, Mapping[str, float]] = {
     "command": {
         r"ignore (?:all|any|the|your|previous|above)\b.*": 4,
-        r"(?<!\byou )\b(?:say|state|write|answer|claim|pretend|report|tell \w+) "
+        r"(?<!\bdo you )(?<!\bdid you )\b(?:say|state|write|answer|claim|pretend|report|tell \w+) "
         r"(?:that )?(?:it|this|the (?:picture|image|photo)|the verdict)(?: is|'s)? (?:a )?\w+": 3,
         r"\b(?:change|set|flip|override|revise|correct|switch) (?:the|your|this|that) "
         r"(?:verdict|result|label|answer|probabilit\w+)": 4,
@@ -32,12 +32,12 @@ INTENTS: Mapping[str, Mapping[str, float]] = {
         r"manipulated|tampered|generated|synthetic|photoshopped|deepfake|doctored)": 3,
         r"\b(?:real or fake|fake or real|what(?:'s| is) (?:the|your) (?:verdict|result|conclusion))\b": 3,
         r"\b(?:verdict|result|conclusion|outcome|summar(?:y|ise|ize))\b": 1.5,
-        r"\byou (?:say|said|state|claim|think|believe)\b": 0.7,
         r"\b(?:authentic|genuine|fake|deepfake)\b": 1.2,
         r"\bcan i (?:trust|publish|use|believe)\b": 2, r"\btrust (?:it|this|the (?:picture|image|photo))\b": 2,
     },
     "why": {
-        r"\bwhy\b": 2, r"\bhow come\b": 2, r"\breasons?\b": 2, r"\bwhat makes\b": 2, r"\bbecause of what\b": 2,
+        r"\bwhy\b": 2, r"\bwhy (?:do|did|does|would) (?:you|it)\b": 1.5,
+        r"\bhow come\b": 2, r"\breasons?\b": 2, r"\bwhat makes\b": 2, r"\bbecause of what\b": 2,
         r"\bhow (?:do|did|can) you (?:know|tell|decide|conclude|see)\b": 2, r"\bbased on\b": 1.5,
         r"\bevidence\b": 1.0,
         r"\bexplain\b": 1.2, r"\bjustif\w+\b": 2, r"\bprove\b": 1, r"\bwhat speaks (?:for|against)\b": 2.5,
@@ -169,7 +169,7 @@ def read(question: str, report: Report) -> Reading:
     box = _box(text, report)
     sides = [match[1] or match[2] for match in _SIDES.finditer(text)]
     places = tuple(dict.fromkeys([*_PLACES.findall(text), *sides]))
-    if box is not None or (places and not scores.keys() - {"where", "why"}):
+    if box is not None or (places and not scores.keys() - {"where", "why", "thanks"}):
         scores["where"] = scores.get("where", 0.0) + (4.0 if box else 1.5)
     best = max(scores, key=lambda intent: scores[intent], default="unknown")
     about = bool(named) and best not in ("command", "outside", "where", "change", "sure", "verdict", "limits")

@@ -108,7 +108,7 @@ EFFECT = {
         "that is {support}, worth {value} in log-odds for {label}",
         "it {points} ({value} log-odds for {label})",
     ),
-    "silent": ("this hardly moves the balance", "by itself it says little either way"),
+    "silent": ("this hardly moves the balance", "it hardly counts in this result"),
     "unweighed": (
         "it is not weighed, for no calibration covers it here",
         "it is shown only and adds nothing",
@@ -124,7 +124,7 @@ ABSENT = (
 )
 AGAINST_NONE = (
     "Nothing of weight stands against it; {topics} {is|are} nearly neutral.",
-    "No finding pulls the other way; {topics} {says|say} little either way.",
+    "No finding pulls the other way; {topics} {moves|move} next to nothing.",
 )
 AGAINST_NONE_BARE = "Nothing that was measured pulls the other way."
 LIMITS = (

@@ -249,7 +249,7 @@ def _general() -> frozenset[str]:
 NARRATED = (
     "TOWARD", "POINTS", "LEANS", "EMBED", "CON_EMBED", "PRO_TOP_LEAD", "PRO_TOP_TAIL", "PRO_FIRST_LEAD",
     "PRO_FIRST_TAIL", "PRO_NEXT_LEAD", "PRO_NEXT_TAIL", "CON_FIRST_LEAD", "CON_FIRST_TAIL", "CON_NEXT_LEAD",
-    "CON_NEXT_TAIL", "PAIR_SAME", "PAIR_CONTRAST", "MINOR", "NEUTRAL", "UNWEIGHED",
+    "CON_NEXT_TAIL", "PAIR_SAME", "PAIR_CONTRAST", "MINOR", "MINOR_LEANS", "NEUTRAL", "UNWEIGHED",
 )  # fmt: skip
 """Banks whose sentences a narrator may imitate; each of them passes ``verify``."""
 

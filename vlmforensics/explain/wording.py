@@ -123,7 +123,10 @@ def degree(evidence: Evidence, found: Direction | None = None) -> str:
         evidence: judged.
         found: the direction that is spoken of; the main one, which stands in ``strength``, where it is None.
     """
-    if found is None or found == direction(evidence):
+    main = direction(evidence)
+    if main is None:
+        return ""
+    if found is None or found == main:
         words = re.split(r" (?:for|against) ", evidence.strength)[0]
     else:
         ratio = evidence.llr[found.label]
@@ -136,8 +139,8 @@ def strength_told(evidence: Evidence, parts: Balance) -> str:
     found = parts.direction(evidence)
     if found is None or found == direction(evidence):
         return evidence.strength
-    words = degree(evidence, found)
-    return f"{words} {'for' if found.sign > 0 else 'against'} {found.label}" if words else NO_SUPPORT
+    words = degree(evidence, found) or NO_SUPPORT
+    return f"{words} {'for' if found.sign > 0 else 'against'} {found.label}"
 
 
 def supported(evidence: Evidence, found: Direction, toward: str) -> str:
@@ -310,13 +313,16 @@ class Wording:
 
     def minor(self, items: Sequence[Evidence]) -> list[Sentence]:
         """Lesser findings by topic alone, so that none that counts is left out: a sentence for each direction."""
-        groups: dict[Direction | None, list[Evidence]] = {}
+        groups: dict[tuple[Direction | None, bool], list[Evidence]] = {}
         for item in items:
-            groups.setdefault(self.balance.direction(item), []).append(item)
+            found = self.balance.direction(item)
+            groups.setdefault((found, bool(degree(item, found))), []).append(item)
         sentences = []
-        for group in groups.values():
-            template = numbered(self.choose.pick(phrases.MINOR), len(group) > 1)
-            text = template.format(topics=self.topics(group), toward=self.toward(group[0]))
+        for (_, firm), group in groups.items():
+            bank = phrases.MINOR if firm else phrases.MINOR_LEANS
+            template = numbered(self.choose.pick(bank), len(group) > 1)
+            toward = self.toward(group[0])
+            text = template.format(topics=self.topics(group), toward=toward, leaning=leaning(toward))
             sentences.append(Sentence(capital(text), tuple(item.id for item in group)))
         return sentences
 
