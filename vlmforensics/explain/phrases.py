@@ -253,7 +253,7 @@ MINOR: tuple[str, ...] = (
 
 MINOR_LEANS: tuple[str, ...] = (
     "{topics} {leans|lean} slightly {leaning}.",
-    "Slightly {leaning} {tips|tip} {topics}.",
+    "A slight leaning {leaning} also comes from {topics}.",
 )
 """Of those without support to speak of."""
 
