@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from vlmforensics.assistant import Assistant, gate_features
+from vlmforensics.assistant.parts import patches_of
 from vlmforensics.compact.backbone import CompactBackbone
-from vlmforensics.compact.tower import squash
 from vlmforensics.errors import InputError, SettingsError
 from vlmforensics.finetune.features import prepare
 from vlmforensics.finetune.journal import append, read_journal
@@ -93,8 +93,7 @@ class Onlooker(CompactBackbone):
     def look(self, pixels: Pixels, hints: Sequence[str] = (), *, for_text: bool = True) -> Look:
         """The tower's patch features."""
         del hints, for_text
-        seen = self.tower.features([squash(pixels)])
-        return Look(None, patches={layer: features[0] for layer, features in seen.patches.items()})
+        return Look(None, patches=patches_of(self.tower)(pixels))
 
 
 def choose(

@@ -40,6 +40,11 @@ def words_of(llr: float) -> str:
     return next(name for bound, name in VERBAL_SCALE if ratio < bound)
 
 
+def worded(words: str, sign: float, label: Label) -> str:
+    """``moderate support for synthetic``, or ``against`` it where the sign is negative."""
+    return f"{words} {'for' if sign > 0 else 'against'} {label}"
+
+
 def heaviest_label(values: Mapping[str, float]) -> Label:
     """The label of the largest absolute value; of values that differ only in sign, that of a positive one.
 
@@ -68,4 +73,4 @@ def strength_of(llr: NDArray[np.float64], contribution: NDArray[np.float64] | No
         return NO_SUPPORT if words_of(float(np.abs(llr).max())) == NO_SUPPORT else NO_WEIGHT
     if words == NO_SUPPORT:
         return NO_SUPPORT
-    return f"{words} {'for' if value > 0 else 'against'} {label}"
+    return worded(words, value, label)

@@ -10,7 +10,7 @@ from vlmforensics.explain import answer, balance, direction, explain, strength_t
 from vlmforensics.explain.direction import EPS
 from vlmforensics.explain.narration import instruction
 from vlmforensics.explain.questions import read
-from vlmforensics.explain.wording import Chooser, Wording
+from vlmforensics.explain.wording import Chooser, Wording, topic
 from vlmforensics.fusion.scale import log_softmax
 from vlmforensics.strength import strength_of
 from vlmforensics.types import (
@@ -157,20 +157,16 @@ def test_no_finding_in_favour_is_called_the_heaviest_where_one_against_it_weighs
             claim = r"weighs? most|heaviest|in the lead|carr(y|ies) most|foremost|led by|speaks? most"
             if re.search(claim, said.text, re.IGNORECASE):
                 assert re.search("favour|for it|for which|for that", said.text), said.text
-    assert verify(f"The heaviest finding is that of {SOURCE_OF[heavy.source]} [{heavy.id}], moderate support for an "
+    assert verify(f"The heaviest finding is that of {topic(heavy.source)} [{heavy.id}], moderate support for an "
                   "unmanipulated picture.", report).passed  # fmt: skip
     light = balance(report).pros[0]
     check = verify(
-        f"The heaviest finding is that of {SOURCE_OF[light.source]} [{light.id}], weak support for a "
+        f"The heaviest finding is that of {topic(light.source)} [{light.id}], weak support for a "
         "synthetic picture.",
         report,
     )
     assert check.problem == "calls a minor finding the main one"
     assert f"[{heavy.id}]" in "".join(answer(report, "How sure are you?"))
-
-
-SOURCE_OF = {"vlm": "the model's own reading", "noise": "the noise residual", "cfa": "the trace of demosaicing",
-             "whole": "the whole-picture expert"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

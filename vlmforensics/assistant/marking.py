@@ -35,17 +35,18 @@ def marked(
         from vlmforensics.masks.regions import with_places
 
         mask = with_places(mask, places)
-    # what the verdict does not call a region is none to the reader either
-    if own is not None and own.area_fraction < MASK_NOTICEABLE:
-        own = own.unmarked()
-    if mask is not None and mask.area_fraction < MASK_NOTICEABLE:
-        mask = mask.unmarked()
+    own, mask = _noticeable(own), _noticeable(mask)
     told = head.evidence(own, shape)
     if mask is None or not mask.binary.any():
         return None, told  # told as evidence, but there is nothing to draw
     if mask.joined:
         told = [_with_joined(item, mask) for item in told]
     return mask, told
+
+
+def _noticeable(mask: Mask | None) -> Mask | None:
+    """What the verdict does not call a region is none to the reader either."""
+    return mask.unmarked() if mask is not None and mask.area_fraction < MASK_NOTICEABLE else mask
 
 
 def _with_joined(item: Evidence, mask: Mask) -> Evidence:

@@ -191,7 +191,7 @@ def load_parts(model: str, settings: Settings) -> Parts:
             blending=BlendingDetector.load(settings, device=device),
             masks=_masks(own_masks, settings, device, experts.tower),
             calibration=calibration,
-            tower=None if embedded or own_masks is not None else _patches_of(tower),
+            tower=None if embedded or own_masks is not None else patches_of(tower),
             calibrated_as=VLM if embedded and settings.adapter is None else f"{VLM}@{backbone.name}",
         )
     except ModuleNotFoundError as error:
@@ -213,7 +213,7 @@ def _masks(own: Path | None, settings: Settings, device: str, reader: Reader) ->
     return SidaMaskHead.load(own, device)
 
 
-def _patches_of(tower: Tower) -> TowerPatches:
+def patches_of(tower: Tower) -> TowerPatches:
     """The tower as the mask head wants it: what a look of the compact model carries along."""
     from vlmforensics.compact.tower import squash
 

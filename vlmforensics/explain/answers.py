@@ -127,7 +127,7 @@ def _cited(words: Wording, bank: Sequence[str], items: Sequence[Evidence], **fie
 
 def _named(words: Wording) -> list[Evidence]:
     """Two findings to name: the heaviest, or the first ones where none says anything."""
-    return words.heaviest[:2] or list(words.report.evidence[:2])
+    return words.balance.heaviest[:2] or list(words.report.evidence[:2])
 
 
 def _figures(probabilities: object) -> dict[str, str]:
@@ -242,14 +242,14 @@ def _overlaps(words: Wording, found: Sequence[Evidence], box: Box) -> list[Sente
 
 
 def _where_none(words: Wording) -> list[Sentence]:
-    led = words.heaviest[:2]
+    led = words.balance.heaviest[:2]
     placed = any(item.region is not None for item in words.report.evidence)
     return [_cited(words, replies.WHERE_NONE[1:], led)] if led and not placed else []
 
 
 def _sure(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del question
-    verdict, led = words.report.verdict, words.heaviest[:2]
+    verdict, led = words.report.verdict, words.balance.heaviest[:2]
     figures = _figures(verdict.probabilities)
     named = [item for item in reading.evidence if item.reliability is not None][:2]
     if named:
@@ -358,7 +358,7 @@ def _help(words: Wording, reading: Reading, question: str) -> list[Sentence]:
 
 def _thanks(words: Wording, reading: Reading, question: str) -> list[Sentence]:
     del reading, question
-    led = words.heaviest[:2]
+    led = words.balance.heaviest[:2]
     return [_cited(words, (replies.THANKS,), led)] if led else [Sentence(replies.THANKS_BARE)]
 
 

@@ -30,7 +30,10 @@ def direction(evidence: Evidence) -> Direction | None:
     """The label that it moves most, or None where it says nothing; agrees with the one named in its ``strength``."""
     if size(evidence) < EPS:
         return None
-    label = heaviest_label(evidence.contribution)
+    return _way(evidence, heaviest_label(evidence.contribution))
+
+
+def _way(evidence: Evidence, label: Label) -> Direction:
     return Direction(1 if evidence.contribution[label] > 0 else -1, label)
 
 
@@ -59,6 +62,11 @@ class Balance:
     neutral: tuple[Evidence, ...]
     unweighed: tuple[Evidence, ...]
 
+    @property
+    def heaviest(self) -> list[Evidence]:
+        """The findings that say anything, for and against, the largest contribution first."""
+        return sorted(self.pros + self.cons, key=lambda item: -size(item))
+
     def direction(self, evidence: Evidence) -> Direction | None:
         """The direction to name where a reader is told on which side an evidence stands.
 
@@ -70,7 +78,7 @@ class Balance:
         if main is None or _fits(main, self.label) == favours:
             return main
         moved = evidence.contribution
-        ways = [Direction(1 if moved[name] > 0 else -1, name) for name in LABELS if moved[name]]
+        ways = [_way(evidence, name) for name in LABELS if moved[name]]
         fitting = [way for way in ways if _fits(way, self.label) == favours]
         return max(fitting, key=lambda way: abs(moved[way.label]), default=main)
 
@@ -103,9 +111,7 @@ def _fits(found: Direction, label: Label) -> bool:
 
 def effect(report: Report, item: Evidence, label: Label) -> float:
     """By how much leaving an evidence out lowers the log-odds of a label against the rest; negative where it raises."""
-    log_odds = _log_odds(report)
-    left = {name: log_odds[name] - item.contribution[name] for name in LABELS}
-    return _against_rest(log_odds, label) - _against_rest(left, label)
+    return _against_rest(_left(report, ()), label) - _against_rest(_left(report, (item,)), label)
 
 
 def _favours(item: Evidence, label: Label, moved: float) -> bool:
@@ -116,8 +122,13 @@ def _favours(item: Evidence, label: Label, moved: float) -> bool:
     return main is not None and _fits(main, label)
 
 
-def _log_odds(report: Report) -> dict[Label, float]:
-    return {label: math.log(max(report.verdict.probabilities[label], 1e-300)) for label in LABELS}
+def _left(report: Report, dropped: Sequence[Evidence]) -> dict[Label, float]:
+    """The log-odds that remain if these evidences are left out, up to a constant."""
+    return {
+        label: math.log(max(report.verdict.probabilities[label], 1e-300))
+        - sum(item.contribution[label] for item in dropped)
+        for label in LABELS
+    }
 
 
 def _against_rest(log_odds: Mapping[Label, float], label: Label) -> float:
@@ -128,10 +139,7 @@ def _against_rest(log_odds: Mapping[Label, float], label: Label) -> float:
 
 def without(report: Report, dropped: Sequence[Evidence]) -> Mapping[str, float]:
     """The probabilities that remain if these evidences are left out: exact, because fusion adds."""
-    log_odds = {
-        label: value - sum(item.contribution[label] for item in dropped)
-        for label, value in _log_odds(report).items()
-    }
+    log_odds = _left(report, dropped)
     top = max(log_odds.values())
     weights = {label: math.exp(value - top) for label, value in log_odds.items()}
     return {label: weight / sum(weights.values()) for label, weight in weights.items()}

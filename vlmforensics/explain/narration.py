@@ -47,7 +47,7 @@ def shown(report: Report) -> list[Evidence]:
     nothing else is there.
     """
     parts = balance(report)
-    speaking = sorted((*parts.pros, *parts.cons), key=lambda item: -size(item))
+    speaking = parts.heaviest
     firm = [item for item in speaking if degree(item)][:SHOWN]
     heads = [*parts.pros[:1], *parts.cons[:1]]
     chosen = [item for item in speaking if item in firm or item in heads]

@@ -21,10 +21,9 @@ from vlmforensics.explain.direction import (
     direction,
     percent,
     place_of,
-    size,
     without,
 )
-from vlmforensics.strength import NO_SUPPORT, words_of
+from vlmforensics.strength import NO_SUPPORT, worded, words_of
 from vlmforensics.types import LABELS, Evidence, Report
 
 OWN_PROS, OWN_CONS = 3, 2
@@ -140,7 +139,7 @@ def strength_told(evidence: Evidence, parts: Balance) -> str:
     if found is None or found == direction(evidence):
         return evidence.strength
     words = degree(evidence, found) or NO_SUPPORT
-    return f"{words} {'for' if found.sign > 0 else 'against'} {found.label}"
+    return worded(words, found.sign, found.label)
 
 
 def supported(evidence: Evidence, found: Direction, toward: str) -> str:
@@ -183,14 +182,11 @@ class Wording:
         self.balance = balance(self.report)
 
     @property
-    def heaviest(self) -> list[Evidence]:
-        """The findings that say anything, for and against, heaviest first."""
-        return sorted(self.balance.pros + self.balance.cons, key=lambda item: -size(item))
-
-    @property
     def leading(self) -> list[Evidence]:
         """What a result rests on, heaviest first: the findings for the verdict, or all where there is none."""
-        return self.heaviest if self.report.verdict.label == "inconclusive" else list(self.balance.pros)
+        return (
+            self.balance.heaviest if self.report.verdict.label == "inconclusive" else list(self.balance.pros)
+        )
 
     # ---------------------------------------------------------------- parts
 
@@ -344,7 +340,7 @@ class Wording:
             top = bool(self.balance.pros) and item is self.balance.pros[0]
             if left and not top and self.mergeable(item, left[0]) and self.choose.number(2, "merge"):
                 sentences.append(self.pair(item, left.pop(0)))
-            elif top and self.heaviest[0] is item:
+            elif top and self.balance.heaviest[0] is item:
                 sentences.append(self.one(item, phrases.PRO_TOP_LEAD, phrases.PRO_TOP_TAIL))
             elif top:
                 sentences.append(self.one(item, phrases.PRO_FIRST_LEAD, phrases.PRO_FIRST_TAIL))
@@ -396,7 +392,7 @@ class Wording:
 
     def odds(self) -> Sentence:
         """The three probabilities of an inconclusive result."""
-        moved = self.heaviest[:2]
+        moved = self.balance.heaviest[:2]
         fields = {label: percent(self.report.verdict.probabilities[label]) for label in LABELS}
         if not moved:
             text = "No manipulation {real}, generated as a whole {synthetic}, edited in part {tampered}."
